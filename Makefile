@@ -37,6 +37,7 @@ check: $(VENV)/.dev ## Lint, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(VENV)/.docs ## Build the documentation into site/; any warning is an error
 	$(BIN)/mkdocs build --strict
 
