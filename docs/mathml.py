@@ -1,7 +1,8 @@
-"""Turns the formulas of a page into MathML while the site is built, so that reading it needs no script from elsewhere.
+"""Turns the formulas of a page into MathML while the site is built: no script from elsewhere is needed.
 
-pymdownx.arithmatex finds the formulas (`$w_t$`, `$$…$$`, in pages and docstrings alike) and latex2mathml converts them.
-A formula that it does not understand is a warning, which a strict build refuses. It knows no `aligned`: use `align`.
+pymdownx.arithmatex finds the formulas (`$w_t$`, `$$…$$`, in pages and docstrings); latex2mathml converts
+them. One that it does not understand is a warning, which a strict build refuses. It knows no `aligned`: use
+`align`.
 """
 
 from __future__ import annotations
