@@ -1,0 +1,27 @@
+"""insitu: trains one model on data that stays where it is."""
+
+from insitu.core.errors import InsituError
+from insitu.core.types import Client, Data, Variables
+from insitu.history import History
+from insitu.result import Result
+from insitu.rounds.cohort import Everyone, Poisson, Uniform
+from insitu.rounds.plan import Plan
+from insitu.rounds.policy import Policy
+from insitu.run import run
+from insitu.version import __version__
+
+__all__ = [
+    "Client",
+    "Data",
+    "Everyone",
+    "History",
+    "InsituError",
+    "Plan",
+    "Poisson",
+    "Policy",
+    "Result",
+    "Uniform",
+    "Variables",
+    "__version__",
+    "run",
+]

@@ -1,0 +1,122 @@
+"""The few array functions that differ between NumPy and torch, dispatched on type without importing torch.
+
+Everything else that insitu does to arrays (``+``, ``*``, indexing, ``.reshape``, ``.shape``) is spelled alike in both.
+An *array* below is a ``numpy.ndarray`` (or NumPy scalar) or a ``torch.Tensor``; whoever has tensors has imported torch,
+so it is looked up among the loaded modules and never imported here.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from insitu.core.errors import MissingExtra
+
+Array = Any
+"""A ``numpy.ndarray`` or a ``torch.Tensor``."""
+
+
+def is_torch(x: Any) -> bool:
+    """Whether ``x`` is a torch tensor."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def is_array(x: Any) -> bool:
+    """Whether ``x`` is an array of either kind."""
+    return isinstance(x, (np.ndarray, np.generic)) or is_torch(x)
+
+
+def asnumpy(x: Any) -> np.ndarray:
+    """``x`` as a NumPy array, without a copy where the memory can be shared."""
+    if is_torch(x):
+        x = x.detach().cpu()
+        return np.asarray(x.float().numpy() if x.dtype == sys.modules["torch"].bfloat16 else x.numpy())
+    return np.asarray(x)
+
+
+def like(x: Any, reference: Array) -> Array:
+    """``x`` as an array of the same kind, on the same device, as ``reference``; the dtype of ``x`` is kept."""
+    if is_torch(reference):
+        torch = sys.modules["torch"]
+        return torch.as_tensor(x, device=reference.device)
+    return asnumpy(x)
+
+
+def cast(x: Array, reference: Array) -> Array:
+    """The array ``x`` in the dtype of ``reference``, which is of the same kind."""
+    if x.dtype == reference.dtype:
+        return x
+    return x.to(reference.dtype) if is_torch(x) else x.astype(reference.dtype)
+
+
+def is_float(x: Array) -> bool:
+    """Whether the array holds floating-point numbers (of any width)."""
+    return bool(x.dtype.is_floating_point) if is_torch(x) else np.issubdtype(x.dtype, np.floating)
+
+
+def scalar(value: float, reference: Array | None) -> Array:
+    """``value`` as an array without dimensions, of the kind, dtype and device of ``reference`` (None: NumPy)."""
+    if is_torch(reference):
+        torch = sys.modules["torch"]
+        return torch.tensor(value, dtype=reference.dtype, device=reference.device)  # type: ignore[union-attr]
+    return np.asarray(value, dtype=None if reference is None else reference.dtype)
+
+
+def widen(x: Array) -> Array:
+    """Half-precision numbers as float32, in which their sums keep their digits; all else as it is."""
+    if x.dtype.itemsize >= 4 or not is_float(x):
+        return x
+    return x.float() if is_torch(x) else x.astype(np.float32)
+
+
+def zeros_like(x: Array) -> Array:
+    """Zeros of the shape, dtype, kind and device of ``x``."""
+    return sys.modules["torch"].zeros_like(x) if is_torch(x) else np.zeros_like(x)
+
+
+def sqrt(x: Array) -> Array:
+    """The square root, element by element."""
+    return x.sqrt() if is_torch(x) else np.sqrt(x)
+
+
+def where(condition: Array, x: Array, y: Array) -> Array:
+    """``x`` where the condition holds, else ``y``."""
+    return sys.modules["torch"].where(condition, x, y) if is_torch(x) else np.where(condition, x, y)
+
+
+def maximum(x: Array, y: Array) -> Array:
+    """The larger one, element by element."""
+    return sys.modules["torch"].maximum(x, y) if is_torch(x) else np.maximum(x, y)
+
+
+def sign(x: Array) -> Array:
+    """-1, 0 or 1, element by element."""
+    return x.sign() if is_torch(x) else np.sign(x)
+
+
+def all_finite(x: Array) -> bool:
+    """Whether no element is NaN or infinite; integers always are finite."""
+    if not is_float(x):
+        return True
+    return bool(x.isfinite().all()) if is_torch(x) else bool(np.isfinite(x).all())
+
+
+def copy(x: Array) -> Array:
+    """A copy that shares no memory with ``x``."""
+    return x.detach().clone() if is_torch(x) else np.array(x)
+
+
+def nbytes(x: Array) -> int:
+    """The size of the elements in bytes."""
+    return int(x.numel() * x.element_size()) if is_torch(x) else int(x.nbytes)
+
+
+def to_torch(x: np.ndarray) -> Array:
+    """A NumPy array as a torch tensor, sharing its memory where that can be written to."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        raise MissingExtra("torch", "torch", "reading a tensor (import torch first where it is installed)")
+    return torch.from_numpy(x if x.flags.writeable else x.copy())

@@ -1,0 +1,59 @@
+"""Which examples make up each step of a client's local work: a function of the seeds, equal on every engine."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from insitu.core import seeds
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The steps of one task. Step s takes the examples ``order[ends[s-1]:ends[s]]``."""
+
+    order: np.ndarray
+    ends: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, step: int) -> np.ndarray:
+        start = self.ends[step - 1] if step else 0
+        return self.order[start : self.ends[step]]
+
+    def largest(self) -> int:
+        """The examples in the largest step."""
+        return int(np.diff(self.ends, prepend=0).max())
+
+
+def batches(
+    n: int,
+    batch_size: int | None,
+    epochs: int | None,
+    steps: int | None,
+    *,
+    seed: int,
+    round: int,
+    client: str,
+    pairs: bool = False,
+) -> Batches:
+    """Batches over ``n`` examples: every epoch a new permutation; its last, partial batch is kept.
+
+    ``batch_size=None`` takes all examples in their own order. With ``steps`` given, epochs follow one another until
+    so many batches are cut. ``pairs``: a leftover batch of one joins the batch before it, for layers that mix examples.
+    """
+    size = n if batch_size is None else min(batch_size, n)
+    ends = np.minimum(np.arange(1, math.ceil(n / size) + 1) * size, n)
+    if pairs and len(ends) > 1 and n - ends[-2] == 1:
+        ends = np.append(ends[:-2], n)
+    passes = math.ceil(steps / len(ends)) if steps is not None else (epochs or 1)
+    if batch_size is None:
+        order = np.tile(np.arange(n), passes)
+    else:
+        generator = seeds.generator(seed, round, client, "batches")
+        order = np.concatenate([generator.permutation(n) for _ in range(passes)])
+    ends = np.concatenate([ends + n * i for i in range(passes)])
+    return Batches(order, ends if steps is None else ends[:steps])

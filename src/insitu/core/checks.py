@@ -1,0 +1,65 @@
+"""Checks of arguments: each names the argument, its value and what was expected, and returns the value.
+
+Used as ``positive(lr=lr)``, so that the message can say ``Expected lr=-1 > 0``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Any
+
+from insitu.core.errors import PlanError
+
+
+def _one(named: dict[str, Any]) -> tuple[str, Any]:
+    ((name, value),) = named.items()
+    return name, value
+
+
+def number(**named: Any) -> float:
+    """A finite real number."""
+    name, value = _one(named)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise PlanError(f"Expected {name}={value!r} to be a finite number")
+    return value
+
+
+def positive(**named: Any) -> float:
+    """A finite number above zero."""
+    name, value = _one(named)
+    if number(**named) <= 0:
+        raise PlanError(f"Expected {name}={value!r} > 0")
+    return value
+
+
+def not_negative(**named: Any) -> float:
+    """A finite number, zero or above."""
+    name, value = _one(named)
+    if number(**named) < 0:
+        raise PlanError(f"Expected {name}={value!r} >= 0")
+    return value
+
+
+def probability(**named: Any) -> float:
+    """A number from 0 to 1, both included."""
+    name, value = _one(named)
+    if not 0 <= number(**named) <= 1:
+        raise PlanError(f"Expected 0 <= {name}={value!r} <= 1")
+    return value
+
+
+def count(**named: Any) -> int:
+    """A whole number above zero."""
+    name, value = _one(named)
+    if isinstance(value, bool) or not hasattr(value, "__index__") or int(value) < 1:
+        raise PlanError(f"Expected {name}={value!r} to be a whole number >= 1")
+    return int(value)
+
+
+def one_of(options: Collection[Any], **named: Any) -> Any:
+    """A value out of a short list."""
+    name, value = _one(named)
+    if value not in options:
+        raise PlanError(f"Expected {name}={value!r} to be one of {', '.join(map(repr, options))}")
+    return value

@@ -1,0 +1,73 @@
+"""Every error that insitu raises on purpose.
+
+::
+
+    InsituError
+    ├── PlanError        a plan whose parts do not fit together, or a part with a bad argument
+    ├── ConfigError      a TOML file or command line that does not say a valid plan
+    ├── DataError        data that cannot be learnt from; names the client and the column
+    ├── ClientError      one client's work failed; names client, round and stage (only Debug raises it)
+    ├── UpdateError      an update that must not be counted (NaN, Inf, wrong structure); names client and tensor
+    ├── WireError        bytes that are not a tree of ours, or were damaged
+    ├── StoreError       the store cannot be read or written; says what is safe and what to do
+    ├── ResumeError      a run that cannot be resumed with what was given
+    ├── EngineError      the engine itself failed (not one client's work)
+    ├── RoundError       rounds keep missing their quorum, so the run stops
+    └── MissingExtra     an optional dependency is not installed; says the command that installs it
+
+A message names the thing, its value and the cure, in that order.
+"""
+
+
+class InsituError(Exception):
+    """The root of all errors raised by insitu."""
+
+
+class PlanError(InsituError, ValueError):
+    """A plan or one of its parts is not valid."""
+
+
+class ConfigError(InsituError, ValueError):
+    """A configuration text does not describe a valid run."""
+
+
+class DataError(InsituError, ValueError):
+    """Data that cannot be learnt from."""
+
+
+class ClientError(InsituError, RuntimeError):
+    """The work of one client failed."""
+
+
+class UpdateError(InsituError, ValueError):
+    """An update that must not be counted."""
+
+
+class WireError(InsituError, ValueError):
+    """Bytes that are not a tree written by :mod:`insitu.core.wire`."""
+
+
+class StoreError(InsituError, RuntimeError):
+    """The store cannot be read or written."""
+
+
+class ResumeError(InsituError, ValueError):
+    """A run cannot be resumed with what was given."""
+
+
+class EngineError(InsituError, RuntimeError):
+    """An engine cannot start or go on."""
+
+
+class RoundError(InsituError, RuntimeError):
+    """A round was discarded and the policy says to stop."""
+
+
+class MissingExtra(InsituError, ImportError):
+    """An optional dependency is needed and not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs {package}, which is not installed: pip install 'insitu[{extra}]'",
+            name=package,
+        )

@@ -1,0 +1,113 @@
+"""What happened, as values. Observers receive them, the store keeps them; nothing reacts to them by changing a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Event:
+    """The root of all events. ``round`` counts from 1; 0 is before the first round."""
+
+    run: str
+    round: int
+
+    def plain(self) -> dict[str, Any]:
+        """JSON-ready data: the event's name and its fields."""
+        return {"event": type(self).__name__, **dataclasses.asdict(self)}
+
+
+@dataclass(frozen=True)
+class RunStarted(Event):
+    """A run starts, or goes on after ``round`` committed rounds."""
+
+    engine: str
+    rounds: int
+    clients: int
+    choices: dict[str, Any] = field(default_factory=dict)
+    resumed: bool = False
+
+
+@dataclass(frozen=True)
+class RoundStarted(Event):
+    """A cohort was drawn."""
+
+    cohort: int
+
+
+@dataclass(frozen=True)
+class UpdateArrived(Event):
+    """A client's update was folded in. ``metrics`` are means over its examples; bytes are of the arrays alone."""
+
+    client: str
+    examples: float
+    metrics: dict[str, float]
+    bytes_up: int
+    bytes_down: int
+
+
+@dataclass(frozen=True)
+class ClientFailed(Event):
+    """A client's work failed; the round goes on without it."""
+
+    client: str
+    error: str
+
+
+@dataclass(frozen=True)
+class RoundCommitted(Event):
+    """The round's model is the new model."""
+
+    clients: int
+    failed: int
+    seconds: float
+    metrics: dict[str, float]
+    """Training metrics: means over the examples of all clients that took part."""
+    bytes_up: int
+    bytes_down: int
+    measures: dict[str, float] = field(default_factory=dict)
+    """What the algorithm says of its state: the nodes' disagreement, the inertia."""
+
+
+@dataclass(frozen=True)
+class RoundDiscarded(Event):
+    """The round is void; the model is unchanged."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Evaluated(Event):
+    """The model after this round was measured, ``where`` central or on the clients.
+
+    For clients, ``metrics`` are means over all examples, ``clients`` the metrics by client, and ``spread`` holds for
+    each metric the mean over clients, the mean of the worst tenth, and percentiles 10, 50 and 90.
+    """
+
+    where: str
+    metrics: dict[str, float]
+    clients: dict[str, dict[str, float]] = field(default_factory=dict)
+    spread: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Notice(Event):
+    """Something worth a sentence to the user: a choice made by itself, a slower path taken."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class RunFinished(Event):
+    """All rounds are done."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunStopped(Event):
+    """The run stopped before its last round and can be resumed."""
+
+    reason: str

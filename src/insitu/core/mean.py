@@ -1,0 +1,79 @@
+"""The default Reduce: the weighted mean of every part, integers by their maximum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from insitu.core import arrays, tree
+from insitu.core.protocols import Reduce
+from insitu.core.types import Context, Total, Update
+
+
+class Sum(TypedDict):
+    """An accumulator of constant size: Σ w·v and Σ w of each part, and how many updates are in it."""
+
+    value: dict[str, Any]
+    weight: dict[str, float]
+    clients: int
+
+
+@dataclass(frozen=True)
+class Mean(Reduce):
+    r"""The mean of the clients' values, each part weighted by its own weight.
+
+    .. math:: \bar v_p = \sum_i w_{ip} v_{ip} \Big/ \sum_i w_{ip}
+
+    Sums of half-precision values are kept in float32. An integer leaf (a step counter in a batch norm) becomes the
+    maximum over clients, since a mean of counts is no count.
+    """
+
+    def zero(self) -> Sum:
+        return {"value": {}, "weight": {}, "clients": 0}
+
+    def add(self, accumulator: Sum, update: Update, client: str) -> Sum:
+        for part, value in update.value.items():
+            weight = update.weight[part]
+            if part in accumulator["value"]:
+                _fold(accumulator["value"][part], value, weight)
+            else:
+                accumulator["value"][part] = tree.map(lambda x, w=weight: _weighted(x, w), value)
+            accumulator["weight"][part] = accumulator["weight"].get(part, 0.0) + weight
+        accumulator["clients"] += 1
+        return accumulator
+
+    def merge(self, accumulator: Sum, other: Sum) -> Sum:
+        for part, value in other["value"].items():
+            if part in accumulator["value"]:
+                _fold(accumulator["value"][part], value, 1.0)
+            else:
+                accumulator["value"][part] = value
+            accumulator["weight"][part] = accumulator["weight"].get(part, 0.0) + other["weight"][part]
+        accumulator["clients"] += other["clients"]
+        return accumulator
+
+    def finish(self, accumulator: Sum, context: Context) -> Total:
+        weights = {part: weight for part, weight in accumulator["weight"].items() if weight > 0}
+        value = {
+            part: tree.map(lambda x, w=weight: x / w if arrays.is_float(x) else x, accumulator["value"][part])
+            for part, weight in weights.items()
+        }
+        return Total(value, weights, accumulator["clients"], context.population)
+
+
+def _weighted(x: Any, weight: float) -> Any:
+    return arrays.widen(x) * weight if arrays.is_float(x) else arrays.copy(x)
+
+
+def _fold(target: Any, value: Mapping[str, Any], weight: float) -> None:
+    """target += weight · value, in place, without a copy of the model."""
+    for key, x in value.items():
+        if isinstance(x, Mapping):
+            _fold(target[key], x, weight)
+        elif not arrays.is_float(x):
+            target[key] = arrays.maximum(target[key], x)
+        elif arrays.is_torch(x):
+            target[key].add_(x, alpha=weight)
+        else:
+            target[key] += x * weight

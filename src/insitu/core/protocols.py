@@ -1,0 +1,333 @@
+"""The interfaces, on one page. Rooms on floor 1 implement them; floors 2 and 3 know nothing else of floor 1."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+from insitu.core.events import Event
+from insitu.core.part import Part
+from insitu.core.tree import Tree
+from insitu.core.types import (
+    Answer,
+    ByClient,
+    Client,
+    Context,
+    Data,
+    Failure,
+    Folded,
+    Population,
+    Schema,
+    Task,
+    Total,
+    Update,
+    Variables,
+)
+
+State = Any
+"""An algorithm's state on the server: a tree, so that it can be written to the store as it is."""
+
+Batch = Mapping[str, Any]
+"""``x`` [B, …], ``y`` [B, …], ``weight`` [B] (0 for padding), ``seed`` (a whole number without dimensions)."""
+
+
+class Algorithm(Part, ABC):
+    """Passive and pure: never calls an engine, a sampler, a logger or a clock; holds no mutable state."""
+
+    limit: ClassVar[str | None] = None
+    """The limit case, in words that the contract test knows (``"mu=0 is fedavg"``), or None."""
+    learner_needed: ClassVar[Literal["gradient", "any", "none"]] = "gradient"
+
+    @abstractmethod
+    def init(self, start: Variables | None) -> State:
+        """The state before the first round, from the learner's variables (None where there is no learner)."""
+
+    @abstractmethod
+    def ask(self, state: State, round: int) -> Tree | ByClient:
+        """What clients need to know this round, the round's learning rate included."""
+
+    @abstractmethod
+    def local(
+        self, task: Task, client: Client, learner: Any, memory: Tree | None
+    ) -> tuple[Update, Tree | None]:
+        """One client's work for one task of any kind; returns what it tells and its new memory."""
+
+    @abstractmethod
+    def tell(self, state: State, total: Total, round: int) -> State:
+        """The state after the round."""
+
+    @abstractmethod
+    def params(self, state: State) -> Variables:
+        """What evaluation and ``result.model()`` see."""
+
+    @abstractmethod
+    def reduce(self) -> Reduce:
+        """How updates become a total unless the plan says otherwise."""
+
+    @classmethod
+    @abstractmethod
+    def example(cls) -> Algorithm:
+        """A small instance, with which the contract tests run."""
+
+    def refuses(self, reduce: Reduce) -> str | None:
+        """Why this instance cannot work with this Reduce, with the cure; None where it can."""
+        return None
+
+    def measures(self, state: State) -> dict[str, float]:
+        """What is worth a column in the history beside losses: the nodes' disagreement, the inertia."""
+        return {}
+
+    def model(self, state: State) -> Any:
+        """A model out of the state, for methods that need no learner."""
+        return self.params(state)
+
+
+@runtime_checkable
+class Answering(Protocol):
+    """An algorithm whose model is its clients: predictions are asked from them (nearest neighbours)."""
+
+    def query(self, state: State, x: Any) -> Tree:
+        """The message of a ``predict`` task for these examples."""
+        ...
+
+    def read(self, state: State, total: Total) -> Any:
+        """The predictions [n] out of the clients' reduced answers."""
+        ...
+
+
+class Learner(Protocol):
+    """What every learner can do. ``init`` is cheap when called again with the same seed."""
+
+    metric_names: tuple[str, ...]
+    """The names in metric sums beside ``examples``; the first is ``loss`` where there is one."""
+
+    def config(self) -> dict[str, Any]:
+        """Plain data for the record and the digest."""
+        ...
+
+    def resolve(self, schema: Schema) -> Learner:
+        """This learner with what it left open (classes, features) filled in from the data."""
+        ...
+
+    def init(self, seed: int) -> Variables:
+        """The variables before training."""
+        ...
+
+    def check(self, client: Client) -> None:
+        """Raises DataError where this client's data cannot be learnt from (labels out of range, wrong shape)."""
+        ...
+
+    def evaluate(self, variables: Variables, data: Data) -> dict[str, float]:
+        """Metric sums over all examples, the model in evaluation mode."""
+        ...
+
+    def predict(self, variables: Variables, x: Any) -> Any:
+        """The model's outputs for ``x``: class labels for classifiers, values otherwise. NumPy [n, …]."""
+        ...
+
+    def model(self, variables: Variables) -> Any:
+        """A trained model of the kind that the user gave, in its own right."""
+        ...
+
+
+@runtime_checkable
+class GradientLearner(Learner, Protocol):
+    """Turns (variables, a batch) into a gradient; losses are per example, so that padding can weigh nothing."""
+
+    mixes: bool
+    """Whether examples of a batch influence each other (batch norm in training): then no padding, no batch of one."""
+
+    def gradient(
+        self, variables: Variables, batch: Batch, step: Any
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """``(grads, state, sums)`` of the weighted mean loss over the batch.
+
+        grads   {"shared": …, "personal": …} as ``variables.shared`` and ``variables.personal["params"]``
+        state   {"buffers": …, "personal": …} as ``variables.buffers`` and ``variables.personal["buffers"]``
+        sums    {"examples": Σ weight, "loss": Σ weight·loss, …}, arrays without dimensions
+        ``step`` is the number of steps done in this task (an array without dimensions): dropout draws from it.
+        """
+        ...
+
+    def batch(self, data: Data, index: Any) -> dict[str, Any]:
+        """The columns ``x`` and ``y`` of these examples, as arrays that ``gradient`` takes."""
+        ...
+
+
+@runtime_checkable
+class FitLearner(Learner, Protocol):
+    """A black box: turns (variables, data) into fitted variables."""
+
+    def fit(
+        self, variables: Variables, data: Data, *, epochs: int, batch_size: int | None, seed: int
+    ) -> tuple[Variables, dict[str, float]]:
+        """The variables after local training, and metric sums."""
+        ...
+
+
+class Stage(Part, ABC):
+    """Something done to an update on both sides, one object with a client half and a server half."""
+
+    decodes: ClassVar[Literal["nothing", "each", "sum"]] = "nothing"
+    """What the server half undoes: nothing, each update before it is folded, or only the sum of all."""
+
+    def init(self) -> Tree | None:
+        """The server half's state before the first round."""
+        return None
+
+    @abstractmethod
+    def encode(self, update: Update, memory: Tree | None, context: Context) -> tuple[Update, Tree | None]:
+        """Client half. The update's values are plain: their weights have not been multiplied in."""
+
+    def decode_each(self, update: Update, context: Context) -> Update:
+        """Server half for one update, before it is folded (``decodes = "each"``)."""
+        return update
+
+    def decode(self, total: Total, state: Tree | None, context: Context) -> tuple[Total, Tree | None]:
+        """Server half for the total; stages are undone in reverse order."""
+        return total, state
+
+
+class Reduce(Part, ABC):
+    """How updates become a total. ``add`` and ``merge`` may change their first argument, which they own."""
+
+    needs: ClassVar[Literal["stream", "each"]] = "stream"
+    """``stream``: an accumulator of constant size; ``each``: it keeps every update."""
+
+    @abstractmethod
+    def zero(self) -> Any:
+        """An empty accumulator."""
+
+    @abstractmethod
+    def add(self, accumulator: Any, update: Update, client: str) -> Any:
+        """The accumulator with one more update."""
+
+    @abstractmethod
+    def merge(self, accumulator: Any, other: Any) -> Any:
+        """Two accumulators as one; ``other`` comes later in the cohort's order."""
+
+    @abstractmethod
+    def finish(self, accumulator: Any, context: Context) -> Total:
+        """The total of everything added. Raises nothing for a part that nobody told: it is left out."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an engine gets to work with for one run. ``choices`` are those recorded with a run that is resumed."""
+
+    plan: Any
+    clients: Population
+    memories: Mapping[str, Tree | None]
+    rounds: int
+    seed: int
+    choices: Mapping[str, Any] = field(default_factory=dict)
+    notify: Callable[[str], None] = print
+    """Tells the user a sentence: a choice made, a slower path taken."""
+
+
+class Session(Protocol):
+    """An engine at work on one run."""
+
+    choices: dict[str, Any]
+    """What was chosen, given or measured (lanes, compilation, workers, versions): recorded, reused on resuming."""
+
+    def run(self, work: Iterable[Task]) -> Iterator[Answer | Folded | Failure]:
+        """Works the tasks off, pulling them when there is room. Closing the iterator cancels what is outstanding."""
+        ...
+
+    def close(self) -> None:
+        """Ends everything that ``open`` started."""
+        ...
+
+
+class Engine(Part, ABC):
+    """Where the work happens: a frozen description that is opened for a run."""
+
+    @abstractmethod
+    def refuses(self, plan: Any) -> str | None:
+        """Why this engine cannot run the plan, with the cure; None where it can."""
+
+    @abstractmethod
+    def open(self, setting: Setting) -> Session:
+        """Starts a session."""
+
+
+class Observer(Protocol):
+    """Receives every event and returns nothing; an exception in an observer never reaches the run."""
+
+    def __call__(self, event: Event, /) -> None: ...
+
+
+@runtime_checkable
+class Cohort(Protocol):
+    """Who takes part in a round."""
+
+    def config(self) -> dict[str, Any]:
+        """Plain data for the record."""
+        ...
+
+    def sample(self, population: int, seed: int, round: int) -> Any:
+        """Places in the population [c], distinct, in the cohort's order: a function of the three arguments."""
+        ...
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that a run needs to go on after ``round`` committed rounds."""
+
+    round: int
+    state: Tree
+    stages: Tree
+    memories: Mapping[str, Tree | None]
+    """Memories of the clients that changed since the last checkpoint (all of them when read back)."""
+    finished: bool = False
+
+
+class Store(Protocol):
+    """What survives a crash. A store may write behind by a second; whatever it has written is whole."""
+
+    def create(self, run: str, record: Mapping[str, Any]) -> None:
+        """A new run with its record: resolved config, seed, digest, choices, versions."""
+        ...
+
+    def record(self, run: str) -> dict[str, Any]:
+        """The record of a run. Raises ResumeError, naming the nearest id, where there is none."""
+        ...
+
+    def update(self, run: str, **fields: Any) -> None:
+        """Changes fields of the record (``choices``, ``status``)."""
+        ...
+
+    def event(self, run: str, event: Event) -> None:
+        """Appends an event."""
+        ...
+
+    def commit(self, run: str, checkpoint: Checkpoint) -> None:
+        """Takes a committed round: it and the events before it become durable together."""
+        ...
+
+    def flush(self) -> None:
+        """Makes everything taken so far durable."""
+        ...
+
+    def load(self, run: str) -> Checkpoint | None:
+        """The last durable checkpoint, or None before the first round."""
+        ...
+
+    def events(self, run: str, *, until_round: int | None = None) -> list[dict[str, Any]]:
+        """The run's events as plain data, in order."""
+        ...
+
+    def rewind(self, run: str, round: int) -> None:
+        """Forgets events of rounds after ``round``: they are computed again."""
+        ...
+
+    def runs(self) -> list[dict[str, Any]]:
+        """All runs, newest first: id, started, status, rounds, config and last metrics."""
+        ...
+
+    def close(self) -> None:
+        """Flushes and lets go of the files."""
+        ...

@@ -1,0 +1,67 @@
+"""History: one row a round, out of the run's events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, overload
+
+from insitu.core.errors import MissingExtra
+
+
+class History(Sequence[Mapping[str, Any]]):
+    """The rounds of a run, oldest first, each a dict.
+
+    round, clients, failed, seconds, bytes_up, bytes_down
+    train_…      means over the examples that the clients trained on
+    loss, …      on the central test set, in rounds that were evaluated
+    clients_…    on the clients' held-out parts; clients_accuracy_worst10, …_p10, …_p50, …_p90 over clients
+    and what the algorithm measures of itself (disagreement, inertia).
+    """
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]] = ()) -> None:
+        self._rows: dict[int, dict[str, Any]] = {row["round"]: dict(row) for row in rows}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        return iter(self._rows[round] for round in sorted(self._rows))
+
+    @overload
+    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Mapping[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        return list(self)[index]
+
+    def __repr__(self) -> str:
+        last = dict(list(self)[-1]) if self._rows else {}
+        return f"History({len(self)} rounds, last {last})"
+
+    def column(self, name: str) -> tuple[list[int], list[float]]:
+        """The rounds in which ``name`` was measured, and its values."""
+        rows = [row for row in self if row.get(name) is not None]
+        return [row["round"] for row in rows], [row[name] for row in rows]
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame, indexed by round."""
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise MissingExtra("pandas", "frames", "History.to_frame()") from error
+        return pd.DataFrame([dict(row) for row in self]).set_index("round")
+
+    def take(self, event: Mapping[str, Any]) -> None:
+        """Adds what an event (as plain data) tells of its round."""
+        round = event["round"]
+        if event["event"] == "RoundCommitted":
+            names = ("clients", "failed", "seconds", "bytes_up", "bytes_down")
+            row = {"round": round, **{name: event[name] for name in names}}
+            row |= {f"train_{name}": value for name, value in event["metrics"].items()}
+            self._rows[round] = row | event["measures"]
+        elif event["event"] == "Evaluated" and round in self._rows:
+            prefix = "" if event["where"] == "central" else "clients_"
+            self._rows[round] |= {f"{prefix}{name}": value for name, value in event["metrics"].items()}
+            for name, figures in event["spread"].items():
+                for figure in ("worst10", "p10", "p50", "p90"):
+                    self._rows[round][f"{prefix}{name}_{figure}"] = figures[figure]

@@ -1,0 +1,340 @@
+"""TorchLearner: any ``torch.nn.Module`` as a learner."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value
+
+from insitu.core import arrays, seeds, tree
+from insitu.core.errors import DataError, PlanError
+from insitu.core.part import plain
+from insitu.core.types import Client, Data, Schema, Variables
+from insitu.learners.torch.dropout import Masks
+from insitu.learners.torch.losses import LOSSES, METRICS, Loss
+from insitu.learners.torch.roles import Roles, roles_of
+
+CHUNK = 4096
+"""Examples that evaluation and prediction take at once."""
+
+
+class TorchLearner:
+    """A PyTorch module with a loss.
+
+    module    an ``nn.Module``, whose present weights are the start; or a callable that makes one, called under the
+              run's seed. The module given is copied, and never changed.
+    loss      "cross_entropy" (labels [B], or [B, T] for outputs [B, T, C]), "mse", "binary_cross_entropy", or a
+              callable (output, y) → [B], one value an example
+    metrics   names ("accuracy", "mae") or callables (output, y) → [B]; None: accuracy where the loss is a
+              classification's
+    personal  patterns of parameter and buffer names ("head.*") that stay with each client; a module's name stands for
+              all that is in it
+    frozen    patterns of names that are not trained; parameters with ``requires_grad=False`` are frozen as well
+
+    Batch norm and its like mix the examples of a batch (``mixes``): they never see padding, and a leftover batch of one
+    joins the batch before. Dropout draws from counters (:mod:`insitu.learners.torch.dropout`); other random layers draw
+    from torch's generator, started from the task's seed at every step, and run one client at a time.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module | Callable[[], nn.Module],
+        loss: str | Loss = "cross_entropy",
+        metrics: Sequence[str | Loss] | None = None,
+        personal: Sequence[str] = (),
+        frozen: Sequence[str] = (),
+    ) -> None:
+        self._loss_name, self._loss = _named_loss(loss)
+        self._metrics = _named_metrics(metrics, self._loss_name)
+        self.metric_names = ("loss", *self._metrics)
+        self._make = None if isinstance(module, nn.Module) else module
+        self._module = _built(module, 0)
+        self.roles: Roles = roles_of(self._module, tuple(personal), tuple(frozen))
+        self.mixes = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self._module.modules())
+        self._start: dict[int, Variables] = {}
+        self._outputs: int | None = None
+        self._draws: bool | None = None
+        self._random = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_start": {}}
+
+    def config(self) -> dict[str, Any]:
+        """The module's class and structure, the loss, the metrics and the roles."""
+        return {
+            "name": "torch",
+            "module": plain(self._make or type(self._module)),
+            "structure": str(self._module),
+            "loss": plain(self._loss_name or self._loss),
+            "metrics": list(self._metrics),
+            "personal": list(self.roles.patterns[0]),
+            "frozen": list(self.roles.patterns[1]),
+        }
+
+    def resolve(self, schema: Schema) -> TorchLearner:
+        """Modules know their shapes: nothing to fill in."""
+        return self
+
+    def init(self, seed: int) -> Variables:
+        """The module's variables by role, tensors on the CPU, detached."""
+        key = seed if self._make else 0
+        if key not in self._start:
+            module = _built(self._make, seed) if self._make else self._module
+            self._start = {key: self.roles.variables(module)}
+        return self._start[key]
+
+    # What engines call at every step.
+
+    def batch(self, data: Data, index: Any) -> dict[str, Any]:
+        """Columns x and y of these examples as tensors: floats in the module's dtype, whole numbers as int64."""
+        if data.y is None:
+            raise DataError("a PyTorch module learns from labelled examples: this data has no y")
+        x = tree.map(lambda column: self._tensor(column[index]), data.x)
+        return {"x": x, "y": self._tensor(data.y[index])}
+
+    def gradient(
+        self, variables: Variables, batch: Mapping[str, Any], step: Any
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """See :class:`insitu.core.protocols.GradientLearner`."""
+        self._mode(training=True)
+        personal = variables.personal or {"params": {}, "buffers": {}}
+        trained = {"shared": variables.shared, "personal": personal["params"]}
+        given = {**variables.buffers, **personal["buffers"]}
+
+        def mean_loss(trained: dict[str, Any]) -> tuple[Tensor, Any]:
+            # A forward pass writes to buffers in place; the caller's stay as they are.
+            buffers = {name: buffer.clone() for name, buffer in given.items()}
+            state = {**trained["shared"], **trained["personal"], **variables.frozen, **buffers}
+            output = self._forward(state, batch["x"], batch["seed"], step)
+            mean, sums = self._sums(output, batch["y"], batch["weight"])
+            return mean, (sums, {name: buffer.detach() for name, buffer in buffers.items()})
+
+        grads, (_, (sums, buffers)) = grad_and_value(mean_loss, has_aux=True)(trained)
+        state = {
+            "buffers": {k: buffers[k] for k in variables.buffers},
+            "personal": {k: buffers[k] for k in personal["buffers"]},
+        }
+        return grads, state, sums
+
+    def _forward(self, state: dict[str, Tensor], x: Any, seed: Tensor, step: Tensor) -> Any:
+        if self._random:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seeds.seed(int(seed), int(step), "", "torch"))
+                return self._masked(state, x, seed, step)
+        return self._masked(state, x, seed, step)
+
+    def _masked(self, state: dict[str, Tensor], x: Any, seed: Tensor, step: Tensor) -> Any:
+        if not self._draws:
+            return functional_call(self._module, state, (x,))
+        with Masks(seed, step):
+            return functional_call(self._module, state, (x,))
+
+    def _sums(self, output: Any, y: Tensor, weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        losses = self._loss(output, y)
+        examples = weight.sum()
+        loss = (losses * weight).sum()
+        # Only an idle lane weighs nothing; its gradient is thrown away, but must not be NaN on the way.
+        mean = loss / torch.where(examples > 0, examples, torch.ones_like(examples))
+        sums = {"examples": examples, "loss": loss.detach()}
+        for name, metric in self._metrics.items():
+            sums[name] = (metric(output, y).detach() * weight).sum()
+        return mean, sums
+
+    # Checks, evaluation and prediction.
+
+    def check(self, client: Client) -> None:
+        """Raises DataError naming the client where its labels or shapes do not fit the module."""
+        if self._draws is None:
+            self._probe(client)
+        y = client.data.y
+        if y is None:
+            raise DataError(
+                f"client {client.id!r} has no labels (y is None), and {self._loss_name} needs them"
+            )
+        if self._loss_name == "cross_entropy":
+            self._check_labels(client.id, np.asarray(y))
+        if self.mixes and len(client.data) == 1:
+            raise DataError(
+                f"client {client.id!r} has a single example, of which batch norm can take no statistics: leave it"
+                " out, merge it with another, or use GroupNorm"
+            )
+
+    def _check_labels(self, client: str, y: np.ndarray) -> None:
+        if not np.issubdtype(y.dtype, np.integer) and not np.array_equal(y, y.astype(np.int64)):
+            raise DataError(
+                f"client {client!r}: labels are {y.dtype}, cross_entropy needs whole numbers 0 … C-1"
+            )
+        low, high = int(y.min()), int(y.max())
+        if low < 0 or (self._outputs is not None and high >= self._outputs):
+            raise DataError(
+                f"client {client!r}: labels go from {low} to {high}, but the module has {self._outputs} outputs"
+                f" (labels 0 … {(self._outputs or 1) - 1}): renumber the labels or widen the last layer"
+            )
+
+    def _probe(self, client: Client) -> None:
+        """One forward pass on two examples: what the module draws, how many outputs it has, the loss's shape."""
+        variables, size = self.init(0), min(2, len(client.data))
+        index = np.resize(np.arange(size), 2) if self.mixes else np.arange(size)
+        batch = self.batch(client.data, index)
+        state = self.roles.state(variables)
+        self._mode(training=True)
+        zero = torch.zeros((), dtype=torch.int64)
+        masks = Masks(zero, zero)
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                before = torch.get_rng_state()
+                with masks:
+                    copies = {k: v.clone() for k, v in state.items()}
+                    output = functional_call(self._module, copies, (batch["x"],))
+                drew = not torch.equal(before, torch.get_rng_state())
+        except Exception as error:
+            shapes = tree.map(lambda x: list(x.shape), batch["x"])
+            raise DataError(
+                f"client {client.id!r}: the module cannot take x of shape {shapes} (batch first): {error}"
+            ) from error
+        self._check_loss(client, output, batch["y"], len(index))
+        self._draws, self._random = masks.drew, drew
+
+    def _check_loss(self, client: Client, output: Any, y: Tensor, size: int) -> None:
+        if self._loss_name == "cross_entropy" and isinstance(output, Tensor) and output.dim() > 1:
+            self._outputs = int(output.shape[-1])
+            self._check_labels(client.id, client.data.y)
+        for name, function in {"loss": self._loss, **self._metrics}.items():
+            try:
+                values = function(output, y)
+            except Exception as error:
+                raise PlanError(
+                    f"{name} cannot compare an output of shape {_shape(output)} with y of shape {_shape(y)}: {error}"
+                ) from error
+            if not isinstance(values, Tensor) or tuple(values.shape) != (size,):
+                raise PlanError(
+                    f"{name} returned {_shape(values)} for a batch of {size}: return one value an example, [{size}]"
+                    " (reduction='none', then the mean over everything but the batch)"
+                )
+
+    def evaluate(self, variables: Variables, data: Data) -> dict[str, float]:
+        """Metric sums over all examples, in evaluation mode."""
+        totals: dict[str, float] = dict.fromkeys(("examples", *self.metric_names), 0.0)
+        state = self.roles.state(variables)
+        for start in range(0, len(data), CHUNK):
+            batch = self.batch(data, slice(start, start + CHUNK))
+            output = self._output(state, batch["x"])
+            weight = torch.ones(len(batch["y"]), dtype=self.roles.dtype)
+            with torch.no_grad():
+                for name, value in self._sums(output, batch["y"], weight)[1].items():
+                    totals[name] += float(value)
+        return totals
+
+    def outputs(self, variables: Variables, x: Any) -> np.ndarray:
+        """The module's outputs in evaluation mode, NumPy [n, …]."""
+        data, state = Data(x), self.roles.state(variables)
+        parts = []
+        for start in range(0, len(data), CHUNK):
+            piece = tree.map(lambda c, s=start: self._tensor(c[s : s + CHUNK]), x)
+            parts.append(arrays.asnumpy(self._output(state, piece)))
+        return np.concatenate(parts)
+
+    def predict(self, variables: Variables, x: Any) -> np.ndarray:
+        """Labels [n] for classification losses, the module's outputs otherwise."""
+        outputs = self.outputs(variables, x)
+        if self._loss_name == "cross_entropy":
+            return np.asarray(outputs.argmax(-1))
+        if self._loss_name == "binary_cross_entropy":
+            return np.asarray((outputs > 0).astype(np.int64).reshape(len(outputs)))
+        return outputs
+
+    def predict_proba(self, variables: Variables, x: Any) -> np.ndarray:
+        """Probabilities [n, C] of the classes, for classification losses."""
+        outputs = torch.from_numpy(self.outputs(variables, x))
+        if self._loss_name == "binary_cross_entropy":
+            one = outputs.sigmoid().reshape(-1, 1)
+            return torch.cat([1 - one, one], dim=1).numpy()
+        return outputs.softmax(-1).numpy()
+
+    def model(self, variables: Variables) -> nn.Module:
+        """A copy of the module with these variables, in evaluation mode; personal ones are as at the start."""
+        module = copy.deepcopy(self._module)
+        personal = variables.personal or self.init(0).personal
+        filled = Variables(
+            variables.shared, variables.buffers, personal, variables.frozen or self.init(0).frozen
+        )
+        state = self.roles.state(filled)
+        with torch.no_grad():
+            for name, target in [*module.named_parameters(), *module.named_buffers()]:
+                if name in state:
+                    target.copy_(state[name])
+        return module.eval()
+
+    def _output(self, state: dict[str, Tensor], x: Any) -> Any:
+        self._mode(training=False)
+        with torch.no_grad():
+            return functional_call(self._module, state, (x,))
+
+    def _mode(self, *, training: bool) -> None:
+        if self._module.training != training:
+            self._module.train(training)
+
+    def _tensor(self, column: np.ndarray) -> Tensor:
+        tensor = arrays.to_torch(np.ascontiguousarray(column))
+        if tensor.is_floating_point():
+            return tensor.to(self.roles.dtype)
+        if self._loss_name == "cross_entropy" or tensor.dtype != torch.uint8:
+            return tensor.to(torch.int64)
+        return tensor
+
+
+def _built(module: Any, seed: int) -> nn.Module:
+    if isinstance(module, nn.Module):
+        return copy.deepcopy(module)
+    if not callable(module):
+        raise PlanError(f"module={module!r} is neither a torch.nn.Module nor a callable that makes one")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeds.seed(seed, 0, "", "init"))
+        made = module()
+    if not isinstance(made, nn.Module):
+        raise PlanError(f"{plain(module)} returned {type(made).__name__}: it must make a torch.nn.Module")
+    return made
+
+
+def _named_loss(loss: str | Loss) -> tuple[str | None, Loss]:
+    if isinstance(loss, str):
+        if loss not in LOSSES:
+            raise PlanError(
+                f"loss={loss!r} is not known: use {', '.join(LOSSES)} or a callable (output, y) → [B]"
+            )
+        return loss, LOSSES[loss]
+    if not callable(loss):
+        raise PlanError(
+            f"loss={loss!r} is neither a name ({', '.join(LOSSES)}) nor a callable (output, y) → [B]"
+        )
+    if inspect.isclass(loss):
+        raise PlanError(f"loss={loss.__name__} is a class: give an instance made with reduction='none'")
+    return None, loss
+
+
+def _named_metrics(metrics: Sequence[str | Loss] | None, loss: str | None) -> dict[str, Loss]:
+    if isinstance(metrics, str):
+        raise PlanError(f"metrics={metrics!r}: give a tuple, ({metrics!r},)")
+    known = METRICS.get(loss or "", {})
+    if metrics is None:
+        return {} if loss == "mse" else dict(known)
+    named: dict[str, Loss] = {}
+    for metric in metrics:
+        if isinstance(metric, str):
+            every = {**METRICS["cross_entropy"], **METRICS["mse"], **known}
+            if metric not in every:
+                raise PlanError(f"metric {metric!r} is not known: use {', '.join(every)} or a callable")
+            named[metric] = every[metric]
+        else:
+            named[getattr(metric, "__name__", type(metric).__name__)] = metric
+    return named
+
+
+def _shape(x: Any) -> Any:
+    return list(x.shape) if hasattr(x, "shape") else type(x).__name__

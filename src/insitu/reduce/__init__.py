@@ -1,0 +1,1 @@
+"""How updates become a total, one way a file. The default, the weighted mean, is :mod:`insitu.core.mean`."""

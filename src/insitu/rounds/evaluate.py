@@ -1,0 +1,94 @@
+"""Measuring the model: on a central test set, and on the parts that clients hold out. The same path as training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from insitu.core.errors import DataError
+from insitu.core.protocols import Answering
+from insitu.core.types import Client, Context, Data, Failure, Report, Task
+from insitu.rounds.client import work
+from insitu.rounds.server import Model, Server
+
+
+def means(sums: dict[str, float]) -> dict[str, float]:
+    """Metric sums as means over examples, without the count itself."""
+    n = sums.get("examples", 0.0)
+    return {name: value / n for name, value in sums.items() if name != "examples"} if n else {}
+
+
+def pooled(reports: list[Report]) -> dict[str, float]:
+    """Metrics over the examples of all clients together."""
+    sums: dict[str, float] = {}
+    for report in reports:
+        for name, value in report.metrics.items():
+            sums[name] = sums.get(name, 0.0) + value
+    return means(sums)
+
+
+def message(server: Server, model: Model) -> dict[str, Any]:
+    """What an evaluation task carries."""
+    algorithm = server.plan.algorithm
+    if server.plan.learner is None:
+        told = algorithm.ask(model.state, model.version)
+        assert isinstance(told, dict)
+        return told
+    variables = algorithm.params(model.state)
+    return {"shared": variables.shared, "buffers": variables.buffers}
+
+
+def central(server: Server, model: Model, data: Data) -> dict[str, float]:
+    """Metrics of the model on a central test set."""
+    if isinstance(server.plan.algorithm, Answering):
+        return {"accuracy": float(np.mean(predict(server, model, data.x) == data.y))}
+    client = Client("central test set", data, data)
+    task = Task(
+        server.run, model.version, model.version, "evaluate", client.id, message(server, model), server.seed
+    )
+    return means(work(server.plan, task, client, None).update.metrics)
+
+
+def predict(server: Server, model: Model, x: Any) -> Any:
+    """Predictions [n] of a method whose model is its clients: all of them are asked."""
+    algorithm = server.plan.algorithm
+    assert isinstance(algorithm, Answering)
+    fold = server.ask_all(
+        "predict", algorithm.query(model.state, x), range(len(server.clients)), model.version
+    )
+    if fold.failures:
+        raise DataError(f"client {fold.failures[0].client!r} could not answer: {fold.failures[0].error}")
+    context = Context(model.version, len(server.clients))
+    return algorithm.read(model.state, server.plan.reduce.finish(fold.finish(), context))
+
+
+def federated(
+    server: Server, model: Model
+) -> tuple[dict[str, float], dict[str, dict[str, float]], list[Failure]]:
+    """Metrics over all held-out examples, the metrics by client, and the failures."""
+    cohort, n = server.plan.evaluate_cohort, len(server.clients)
+    places = range(n) if cohort is None else cohort.sample(n, server.seed, model.version)
+    fold = server.ask_all("evaluate", message(server, model), places, model.version)
+    by_client = {report.client: means(report.metrics) for report in fold.reports}
+    return pooled(fold.reports), {c: m for c, m in by_client.items() if m}, fold.failures
+
+
+def spread(by_client: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """For each metric over clients: mean, mean of the worst tenth, percentiles 10, 50 and 90.
+
+    The worst are the largest losses and the smallest of everything else.
+    """
+    result = {}
+    for name in {name: None for metrics in by_client.values() for name in metrics}:
+        values = np.array([metrics[name] for metrics in by_client.values() if name in metrics])
+        worst = np.sort(values)[:: -1 if name == "loss" else 1][: max(1, round(len(values) / 10))]
+        low, middle, high = np.percentile(values, [10, 50, 90])
+        result[name] = {
+            "mean": float(values.mean()),
+            "worst10": float(worst.mean()),
+            "p10": float(low),
+            "p50": float(middle),
+            "p90": float(high),
+        }
+    return result

@@ -1,0 +1,87 @@
+"""Folding: updates become one accumulator in an order that does not depend on who arrives first.
+
+The cohort is cut into blocks of consecutive clients. Within a block updates are added in the cohort's order (or in the
+order of the engine that folded the whole block), blocks are merged in order: so the sum has the same bits for any
+number of workers and any order of arrival. An answer that comes early waits; in the usual case none does, and memory
+is one accumulator.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from insitu.core.types import Answer, Context, Failure, Folded, Report
+from insitu.rounds.plan import Plan
+
+
+def fold_in(plan: Plan, accumulator: Any, answer: Answer) -> Any:
+    """The accumulator with one more answer, after the server halves that work on single updates."""
+    if answer.task.kind == "evaluate":
+        return accumulator
+    update = answer.update
+    for stage in reversed(plan.stages):
+        if stage.decodes == "each" and answer.task.kind == "train":
+            context = Context(answer.task.round, 0, seed=answer.task.seed, client=answer.task.client)
+            update = stage.decode_each(update, context)
+    return plan.reduce.add(accumulator, update, answer.task.client)
+
+
+class Fold:
+    """The fold of one round. Feed it what the engine yields; ``finish`` gives the accumulator."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.reports: list[Report] = []
+        self.failures: list[Failure] = []
+        self._total = plan.reduce.zero()
+        self._block: tuple[int, Any] = (0, plan.reduce.zero())
+        self._waiting: dict[int, Answer | Folded | None] = {}
+        self._next = 0
+
+    def take(self, item: Answer | Folded | Failure) -> None:
+        """One thing that the engine yielded, in any order."""
+        if isinstance(item, Failure):
+            self.failures.append(item)
+            self._waiting[item.index] = None
+        elif isinstance(item, Answer):
+            self.reports.append(item.report())
+            self._waiting[item.task.index] = item
+        else:
+            self.reports.extend(item.reports)
+            places = sorted(report.index for report in item.reports)
+            for place in places:
+                self._waiting[place] = None
+            if places:
+                self._waiting[places[0]] = item
+        self._advance()
+
+    def finish(self) -> Any:
+        """The accumulator of all that was taken; gaps (clients that were never heard of) are passed over."""
+        for place in sorted(self._waiting):
+            self._fold(self._waiting.pop(place))
+        self._close_block()
+        self.reports.sort(key=lambda report: report.index)
+        self.failures.sort(key=lambda failure: failure.index)
+        return self._total
+
+    def _advance(self) -> None:
+        while self._next in self._waiting:
+            self._fold(self._waiting.pop(self._next))
+            self._next += 1
+
+    def _fold(self, item: Answer | Folded | None) -> None:
+        if item is None:
+            return
+        block = item.block if isinstance(item, Folded) else item.task.block
+        if block != self._block[0]:
+            self._close_block()
+            self._block = (block, self.plan.reduce.zero())
+        if isinstance(item, Folded):
+            accumulator = self.plan.reduce.merge(self._block[1], item.accumulator)
+        else:
+            accumulator = fold_in(self.plan, self._block[1], item)
+        self._block = (block, accumulator)
+
+    def _close_block(self) -> None:
+        self._total = self.plan.reduce.merge(self._total, self._block[1])
+        self._block = (self._block[0], self.plan.reduce.zero())

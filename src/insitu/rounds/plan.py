@@ -1,0 +1,164 @@
+"""Plan: what is to be learnt and how, checked together once."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from typing import Any
+
+from insitu.core import checks, wire
+from insitu.core.errors import PlanError
+from insitu.core.part import plain
+from insitu.core.protocols import Algorithm, Cohort, FitLearner, GradientLearner, Learner, Reduce, Stage
+from insitu.core.types import Schema, Variables
+from insitu.rounds.cohort import Everyone
+from insitu.rounds.policy import Policy
+
+LARGEST_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Plan:
+    """algorithm + learner + stages + reduce + cohort + policy + how to evaluate.
+
+    algorithm         what clients and server do (:mod:`insitu.algorithms`)
+    learner           the model (:mod:`insitu.learners`); None for methods that need none (KNN, KMeans)
+    stages            done to every update on its way, in this order (:mod:`insitu.privacy`)
+    reduce            how updates become a total; None: as the algorithm says
+    cohort            who takes part in a round
+    policy            when a round is complete or void
+    evaluate_every    evaluate after every so many rounds, and after the last; 0: never
+    evaluate_cohort   which clients evaluate on their held-out part; None: all of them
+    block             clients folded as one block; None: a quarter of the cohort, at most 256
+
+    Raises PlanError, with the reason and the cure, where parts do not fit together.
+    """
+
+    algorithm: Algorithm
+    learner: Any = None
+    stages: tuple[Stage, ...] = ()
+    reduce: Reduce = None  # type: ignore[assignment]
+    cohort: Cohort = field(default_factory=Everyone)
+    policy: Policy = field(default_factory=Policy)
+    evaluate_every: int = 1
+    evaluate_cohort: Cohort | None = None
+    block: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.algorithm, Algorithm):
+            raise PlanError(
+                f"{self.algorithm!r} is not an algorithm: {_instance(self.algorithm, 'FedAvg(lr=0.1)')}"
+            )
+        object.__setattr__(self, "stages", tuple(self.stages))
+        if self.reduce is None:
+            object.__setattr__(self, "reduce", self.algorithm.reduce())
+        if not isinstance(self.reduce, Reduce):
+            raise PlanError(f"{self.reduce!r} is not a Reduce: {_instance(self.reduce, 'Mean()')}")
+        for name in ("cohort", "evaluate_cohort"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, type) or not isinstance(value, Cohort)):
+                raise PlanError(f"{name}={value!r} is not a cohort: {_instance(value, 'Uniform(10)')}")
+        if not isinstance(self.policy, Policy):
+            raise PlanError(f"policy={self.policy!r} is not a Policy: {_instance(self.policy, 'Policy()')}")
+        if self.evaluate_every != 0:
+            checks.count(evaluate_every=self.evaluate_every)
+        if self.block is not None:
+            checks.count(block=self.block)
+        self._check_learner()
+        self._check_stages()
+        if (reason := self.algorithm.refuses(self.reduce)) is not None:
+            raise PlanError(reason)
+
+    def _check_learner(self) -> None:
+        name, needed = type(self.algorithm).__name__, self.algorithm.learner_needed
+        if needed == "none":
+            if self.learner is not None:
+                raise PlanError(f"{name} needs no learner: leave learner={_name(self.learner)} out")
+            return
+        if self.learner is None:
+            raise PlanError(
+                f"{name} trains a model: give Plan({name}(…), learner=TorchLearner(net)) or another"
+            )
+        if isinstance(self.learner, GradientLearner):
+            return
+        if not isinstance(self.learner, FitLearner):
+            raise PlanError(
+                f"learner={_name(self.learner)} is not a learner: wrap a PyTorch module in TorchLearner, a"
+                " scikit-learn estimator in SklearnLearner, another object with fit in EstimatorLearner"
+            )
+        if needed == "gradient":
+            raise PlanError(
+                f"{name} needs gradients, and {_name(self.learner)} has none: use FedAvg or Gossip with it, or a"
+                " learner with gradients (TorchLearner, LinearLearner, LogisticLearner)"
+            )
+        self._check_black_box()
+
+    def _check_black_box(self) -> None:
+        config = self.algorithm.config()
+        for option, usual in (("steps", None), ("clip", None), ("optimizer", "sgd")):
+            if config.get(option, usual) != usual:
+                raise PlanError(
+                    f"{option}={config[option]!r} is a matter of gradients, and {_name(self.learner)} fits by itself:"
+                    " leave it out (epochs and batch_size are passed on)"
+                )
+
+    def _check_stages(self) -> None:
+        for i, stage in enumerate(self.stages):
+            if not isinstance(stage, Stage):
+                raise PlanError(f"{stage!r} is not a stage: {_instance(stage, 'Clip(1.0)')}")
+            later = [s for s in self.stages[i + 1 :] if s.decodes == "sum"]
+            if stage.decodes == "each" and later:
+                raise PlanError(
+                    f"{_name(stage)} must be undone for each update, but {_name(later[0])} after it is undone only"
+                    " for the sum, where single updates can no longer be seen: put it last or leave one out"
+                )
+            if stage.decodes == "sum" and self.reduce.needs == "each":
+                raise PlanError(
+                    f"reduce={_name(self.reduce)} must see each update, which {_name(stage)} hides in the sum: use the mean"
+                )
+
+    def config(self) -> dict[str, Any]:
+        """The plan as JSON-ready data."""
+        return {
+            "algorithm": self.algorithm.config(),
+            "learner": None if self.learner is None else self.learner.config(),
+            "stages": [stage.config() for stage in self.stages],
+            "reduce": self.reduce.config(),
+            "cohort": self.cohort.config(),
+            "policy": self.policy.config(),
+            "evaluate_every": self.evaluate_every,
+            "evaluate_cohort": plain(self.evaluate_cohort),
+            "block": self.block,
+        }
+
+    def digest(self, start: Variables | None) -> str:
+        """SHA-256 over the config, the variables' structure and their first values, as hex."""
+        text = json.dumps(self.config(), sort_keys=True, default=str)
+        first = (
+            {}
+            if start is None
+            else {"shared": start.shared, "buffers": start.buffers, "frozen": start.frozen}
+        )
+        return sha256(f"{text}\n{wire.digest(first)}".encode()).hexdigest()
+
+    def resolve(self, schema: Schema) -> Plan:
+        """The plan whose learner knows the data's classes and features."""
+        learner: Learner | None = self.learner
+        return self if learner is None else replace(self, learner=learner.resolve(schema))
+
+    def block_size(self, cohort: int) -> int:
+        """Clients in a block: a function of the plan and the cohort's size, never of the number of workers."""
+        return self.block or max(1, min(LARGEST_BLOCK, -(-cohort // 4)))
+
+
+def _name(thing: Any) -> str:
+    return thing.__name__ if isinstance(thing, type) else type(thing).__name__
+
+
+def _instance(thing: Any, example: str) -> str:
+    return (
+        f"{thing.__name__} is a class, give an instance of it"
+        if isinstance(thing, type)
+        else f"give {example}, say"
+    )

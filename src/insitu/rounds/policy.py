@@ -1,0 +1,88 @@
+"""When a round is complete, late or void: a pure function (state, event, now) → (state, effects).
+
+No clock, socket or disk: simulated and real time alike. ``now`` is in seconds since any fixed moment, monotonic.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Literal
+
+from insitu.core import checks
+from insitu.core.part import Part
+
+Effect = Literal["wait", "commit", "discard"]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A round in progress."""
+
+    asked: int
+    wanted: int
+    since: float
+    arrived: int = 0
+    failed: int = 0
+    effect: Effect = "wait"
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Policy(Part):
+    """The rules of a round.
+
+    quorum       least share of the cohort (0 to 1) whose updates must arrive for the round to count; at least one
+    over_select  share of the cohort asked in addition: 0.3 asks 13 clients where 10 are wanted, and the round is
+                 complete when 10 have answered
+    deadline     how long a round may take; when it has passed, the round commits with its quorum or is void. Measured
+                 when an answer arrives, so that a round may exceed it by the work of one client or block
+    retries      void rounds in a row, with new cohorts, before the run stops
+    """
+
+    quorum: float = 0.0
+    over_select: float = 0.0
+    deadline: timedelta | None = None
+    retries: int = 3
+
+    def __post_init__(self) -> None:
+        checks.probability(quorum=self.quorum)
+        checks.not_negative(over_select=self.over_select)
+        checks.not_negative(retries=self.retries)
+        if self.deadline is not None:
+            checks.positive(deadline=self.deadline.total_seconds())
+
+    def config(self) -> dict[str, object]:
+        seconds = None if self.deadline is None else self.deadline.total_seconds()
+        return {**super().config(), "deadline": seconds}
+
+    def ask(self, wanted: int, population: int) -> int:
+        """How many clients are asked where so many are wanted."""
+        return min(population, math.ceil(wanted * (1 + self.over_select)))
+
+    def open(self, asked: int, wanted: int, now: float) -> Opened:
+        """A round that asks ``asked`` clients."""
+        return Opened(asked, wanted, now)
+
+    def on(self, state: Opened, event: Literal["arrived", "failed", "tick"], now: float) -> Opened:
+        """The round after an event; its ``effect`` says what to do."""
+        if state.effect != "wait":
+            return state
+        if event == "arrived":
+            state = replace(state, arrived=state.arrived + 1)
+        elif event == "failed":
+            state = replace(state, failed=state.failed + 1)
+        late = self.deadline is not None and now - state.since > self.deadline.total_seconds()
+        if state.arrived >= state.wanted:
+            return replace(state, effect="commit")
+        if late or state.arrived + state.failed >= state.asked:
+            return self._judge(state, "the deadline passed" if late else "all have answered or failed")
+        return state
+
+    def _judge(self, state: Opened, why: str) -> Opened:
+        least = max(1, math.ceil(self.quorum * state.wanted))
+        if state.arrived >= least:
+            return replace(state, effect="commit")
+        reason = f"{why}: {state.arrived} of {state.asked} clients answered, the quorum is {least}"
+        return replace(state, effect="discard", reason=reason)

@@ -1,0 +1,389 @@
+"""run(): the only long-lived loop."""
+
+from __future__ import annotations
+
+import platform
+import secrets
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from insitu.core import checks, events, tree
+from insitu.core.errors import DataError, PlanError, ResumeError, RoundError
+from insitu.core.protocols import Answering, Checkpoint, Engine, Setting, Store
+from insitu.core.types import Client, Data, Population
+from insitu.history import History
+from insitu.interrupt import Interrupt
+from insitu.names import find
+from insitu.result import Result
+from insitu.rounds import evaluate as measuring
+from insitu.rounds.memory import Memories
+from insitu.rounds.plan import Plan
+from insitu.rounds.server import Model, Outcome, Server
+from insitu.version import __version__
+
+
+def run(
+    plan: Plan,
+    clients: Population,
+    *,
+    rounds: int,
+    engine: str | Engine | None = None,
+    seed: int = 0,
+    evaluate: Any = None,
+    evaluate_every: int | None = None,
+    store: str | Path | Store | None = "runs/insitu.db",
+    observers: Iterable[Callable[[events.Event], None]] | None = None,
+    resume: str | None = None,
+) -> Result:
+    """Trains by a plan on clients' data, and returns the result.
+
+    rounds          rounds to be committed in all, those before a resume included
+    engine          "inline", "debug", "vectorized", "processes", or such an object; None: the fastest that the plan
+                    allows, which is named and recorded
+    seed            every random choice derives from it; the same seed and choices give the same bits
+    evaluate        a central test set (x, y), or Data; beside it, clients that hold out data are asked for theirs
+    evaluate_every  overrides the plan's
+    store           a file for the record, checkpoints and metrics, or a Store; None: nothing is written
+    observers       called with every event; None prints a few lines to stderr
+    resume          the id of a run in the store: goes on where it was, with the same parts given again
+
+    Raises PlanError, DataError, ResumeError, StoreError, or RoundError when rounds keep missing their quorum. Ctrl-C
+    stops after the present round (the result's status is then "stopped"); a second one stops at once.
+    """
+    if not isinstance(plan, Plan):
+        raise PlanError(f"{plan!r} is not a plan: give insitu.Plan(FedAvg(…), learner=…)")
+    if not hasattr(clients, "at"):
+        raise PlanError(
+            f"clients={type(clients).__name__} are not clients: make them with Clients.from_arrays(x, y, …)"
+        )
+    checks.count(rounds=rounds)
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise PlanError(f"Expected seed={seed!r} to be a whole number")
+    if evaluate_every is not None:
+        plan = replace(plan, evaluate_every=evaluate_every)
+    plan = plan.resolve(clients.schema())
+    test = _test_set(plan, evaluate)
+    _check_clients(plan, clients, int(seed))
+    with Interrupt() as interrupt:
+        return _Loop(plan, clients, rounds, int(seed), test, interrupt).go(
+            engine, _open_store(store), observers, resume
+        )
+
+
+@dataclass
+class _Loop:
+    plan: Plan
+    clients: Population
+    rounds: int
+    seed: int
+    test: Data | None
+    interrupt: Interrupt
+
+    def go(self, engine: Any, store: Store | None, observers: Any, resume: str | None) -> Result:
+        self.history, self.store = History(), store
+        self._observers = list(_default_observers() if observers is None else observers)
+        start = None if self.plan.learner is None else self.plan.learner.init(self.seed)
+        digest = self.plan.digest(start)
+        if resume is not None and store is None:
+            raise ResumeError(f"resume={resume!r} needs the store that holds the run: give store=…")
+        record = None if resume is None or store is None else _matching(store, resume, self, digest)
+        engine = _engine(engine, self.plan, record)
+        self.id = record["id"] if record else _new_id()
+        checkpoint = store.load(self.id) if record and store else None
+        memories = Memories(checkpoint.memories if checkpoint else None)
+        same = record is not None and record["engine"] == engine.config()
+        self._pending: list[events.Event] = []
+        setting = Setting(
+            self.plan, self.clients, memories, self.rounds, self.seed,
+            record["choices"] if record and same else {}, self._notice,
+        )  # fmt: skip
+        session = engine.open(setting)
+        try:
+            choices = {"engine": engine.part_name(), **session.choices}
+            if store and not record:
+                store.create(self.id, self._record(digest, engine, session.choices))
+            model = self._restored(start, checkpoint)
+            self._emit(
+                events.RunStarted(
+                    self.id, model.version, engine.part_name(), self.rounds, len(self.clients), choices,
+                    resume is not None,
+                )
+            )  # fmt: skip
+            for notice in self._pending:
+                self._emit(notice)
+            server = Server(self.id, self.plan, session, self.clients, memories, self.seed)
+            return self._train(server, model, choices)
+        finally:
+            session.close()
+            if store:
+                store.close()
+
+    def _restored(self, start: Any, checkpoint: Checkpoint | None) -> Model:
+        if checkpoint is None:
+            if self.store:
+                self.store.flush()
+            return Model(0, self.plan.algorithm.init(start))
+        assert self.store is not None
+        self.store.rewind(self.id, checkpoint.round)
+        for event in self.store.events(self.id):
+            self.history.take(event)
+        return Model(checkpoint.round, checkpoint.state, dict(checkpoint.stages))
+
+    def _train(self, server: Server, model: Model, choices: dict[str, Any]) -> Result:
+        began, status = time.monotonic(), "finished"
+        while model.version < self.rounds:
+            if self.interrupt.wanted:
+                status = "stopped"
+                break
+            model = self._commit(server, model, self._round(server, model))
+        if status == "finished":
+            self._emit(events.RunFinished(self.id, model.version, time.monotonic() - began))
+        else:
+            reason = (
+                f"interrupted after round {model.version} of {self.rounds}; to go on: {self._how_to_resume()}"
+            )
+            self._emit(events.RunStopped(self.id, model.version, reason))
+        if self.store:
+            self.store.update(self.id, status=status, choices=server.session.choices)
+            self.store.flush()
+        return Result(
+            self.id, status, model.version, self.history, {**choices, **server.session.choices}, self.plan,
+            self.seed, model.state, server.memories, self.clients,
+        )  # fmt: skip
+
+    def _round(self, server: Server, model: Model) -> tuple[Outcome, float]:
+        """One committed round; void ones before it are reported and drawn anew."""
+        round = model.version + 1
+        for attempt in range(self.plan.policy.retries + 1):
+            began = time.monotonic()
+            outcome = server.run_round(model, round, attempt)
+            self._emit(events.RoundStarted(self.id, round, outcome.asked))
+            for failure in outcome.failures:
+                self._emit(events.ClientFailed(self.id, round, failure.client, failure.error))
+            if outcome.model is not None:
+                return outcome, time.monotonic() - began
+            self._emit(events.RoundDiscarded(self.id, round, outcome.reason))
+        if self.store:
+            self.store.update(self.id, status="failed")
+            self.store.flush()
+        first = (
+            f"; first failure: client {outcome.failures[0].client!r}: {outcome.failures[0].error}"
+            if outcome.failures
+            else ""
+        )
+        raise RoundError(
+            f"round {round} was void {self.plan.policy.retries + 1} times ({outcome.reason}{first}); the model is"
+            f" that of round {model.version}. Mend the clients, or change Policy(quorum=…, retries=…)"
+        )
+
+    def _commit(self, server: Server, model: Model, done: tuple[Outcome, float]) -> Model:
+        outcome, seconds = done
+        assert outcome.model is not None
+        model, down = outcome.model, outcome.bytes_down
+        for report in outcome.reports:
+            means = measuring.means(report.metrics)
+            examples = report.metrics.get("examples", 0.0)
+            self._emit(
+                events.UpdateArrived(
+                    self.id, model.version, report.client, examples, means, report.bytes_up, down
+                )
+            )
+        self._emit(
+            events.RoundCommitted(
+                self.id, model.version, len(outcome.reports), len(outcome.failures), seconds,
+                measuring.pooled(outcome.reports), sum(r.bytes_up for r in outcome.reports),
+                down * outcome.asked, self.plan.algorithm.measures(model.state),
+            )
+        )  # fmt: skip
+        every = self.plan.evaluate_every
+        if every and (model.version % every == 0 or model.version == self.rounds):
+            self._evaluate(server, model)
+        if self.store:
+            finished = model.version == self.rounds
+            changed = server.memories.changed()
+            self.store.commit(
+                self.id, Checkpoint(model.version, model.state, model.stages, changed, finished)
+            )
+        return model
+
+    def _evaluate(self, server: Server, model: Model) -> None:
+        if self.test is not None:
+            metrics = measuring.central(server, model, self.test)
+            self._emit(events.Evaluated(self.id, model.version, "central", metrics))
+        if self.clients.has_holdout() and not isinstance(self.plan.algorithm, Answering):
+            metrics, by_client, failures = measuring.federated(server, model)
+            for failure in failures:
+                self._emit(events.ClientFailed(self.id, model.version, failure.client, failure.error))
+            spread = measuring.spread(by_client)
+            self._emit(events.Evaluated(self.id, model.version, "clients", metrics, by_client, spread))
+
+    def _emit(self, event: events.Event) -> None:
+        self.history.take(event.plain()) if isinstance(
+            event, (events.RoundCommitted, events.Evaluated)
+        ) else None
+        if self.store:
+            self.store.event(self.id, event)
+        for observer in list(self._observers):
+            try:
+                observer(event)
+            except Exception as error:
+                # A log that is full or a screen that is gone has no effect on rounds.
+                self._observers.remove(observer)
+                warnings.warn(
+                    f"observer {observer!r} failed and is left out from here on: {error!r}", stacklevel=2
+                )
+
+    def _notice(self, text: str) -> None:
+        notice = events.Notice(self.id, len(self.history), text)
+        if len(self.history):
+            self._emit(notice)
+        else:
+            self._pending.append(notice)
+
+    def _record(self, digest: str, engine: Engine, choices: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "digest": digest,
+            "config": self.plan.config(),
+            "engine": engine.config(),
+            "choices": choices,
+            "seed": self.seed,
+            "rounds": self.rounds,
+            "clients": len(self.clients),
+            "versions": versions(),
+            "command": " ".join(sys.argv[:3])[:200],
+        }
+
+    def _how_to_resume(self) -> str:
+        if self.store is None:
+            return "nothing was stored (store=None), so this run cannot be resumed"
+        return f"insitu.run(…, resume={self.id!r}), or insitu run FILE --resume {self.id}"
+
+
+def versions() -> dict[str, str]:
+    """The versions that decide an answer's bits."""
+    found = {"insitu": __version__, "python": platform.python_version(), "machine": platform.machine()}
+    for package in ("numpy", "torch", "scikit-learn"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _new_id() -> str:
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def _open_store(store: Any) -> Store | None:
+    if store is None or not isinstance(store, (str, Path)):
+        return store
+    from insitu.store.sqlite import SqliteStore
+
+    return SqliteStore(store)
+
+
+def _default_observers() -> list[Callable[[events.Event], None]]:
+    from insitu.observe.lines import Lines
+
+    return [Lines()]
+
+
+def _engine(engine: Any, plan: Plan, record: dict[str, Any] | None) -> Engine:
+    if engine is None and record is not None:
+        settings = {k: v for k, v in record["engine"].items() if k != "name"}
+        engine = find("engines", record["engine"]["name"])(**settings)
+    if engine is None:
+        engine = fastest(plan)
+    if isinstance(engine, str):
+        engine = find("engines", engine)()
+    if not isinstance(engine, Engine):
+        raise PlanError(
+            f"engine={engine!r} is not an engine: give 'inline', 'vectorized', 'processes' or Inline()"
+        )
+    if (reason := engine.refuses(plan)) is not None:
+        raise PlanError(f"engine {engine.part_name()!r} cannot run this plan: {reason}")
+    return engine
+
+
+def fastest(plan: Plan) -> Engine:
+    """Lanes where the plan allows them (gradient descent of a PyTorch module), else one client after another.
+
+    Worker processes are never chosen by themselves: they cost seconds to start and memory to hold.
+    """
+    if "torch" in sys.modules:
+        vectorized: Engine = find("engines", "vectorized")()
+        if vectorized.refuses(plan) is None:
+            return vectorized
+    inline: Engine = find("engines", "inline")()
+    return inline
+
+
+def _matching(store: Store, resume: str, loop: _Loop, digest: str) -> dict[str, Any]:
+    """The record of the run to be resumed, which must be of the same plan, seed and population."""
+    record = store.record(resume)
+    if record["digest"] != digest:
+        changed = _differences(record["config"], loop.plan.config())
+        what = "; ".join(changed) or "the learner's first parameters differ"
+        raise ResumeError(
+            f"run {record['id']} was made by another plan ({what}): give the same plan, or start anew"
+        )
+    for name, now in (("seed", loop.seed), ("clients", len(loop.clients))):
+        if record[name] != now:
+            raise ResumeError(
+                f"run {record['id']} has {name}={record[name]}, not {now}: give the same {name}"
+            )
+    return record
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = {**old, **new}
+        return [
+            d
+            for key in keys
+            for d in _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+        ]
+    return [] if old == new else [f"{path} was {old!r}, is {new!r}"]
+
+
+def _test_set(plan: Plan, evaluate: Any) -> Data | None:
+    if evaluate is None:
+        return None
+    data = (
+        evaluate
+        if isinstance(evaluate, Data)
+        else Data(*evaluate)
+        if isinstance(evaluate, tuple)
+        else Data(evaluate)
+    )
+    data = Data(tree.asnumpy(data.x), None if data.y is None else np.asarray(data.y))
+    if data.y is not None and len(data.y) != len(data):
+        raise DataError(f"evaluate: x has {len(data)} examples and y {len(data.y)}: give one y an example")
+    if len(data) == 0:
+        raise DataError("evaluate: the test set is empty: give at least one example, or None")
+    for name, column in (("x", data.x), ("y", {} if data.y is None else data.y)):
+        if data.y is not None and name == "y" and not np.issubdtype(data.y.dtype, np.floating):
+            continue
+        if (path := tree.not_finite({name: column})) is not None:
+            raise DataError(
+                f"evaluate: {path} of the test set holds NaN or Inf: impute or drop these examples"
+            )
+    if plan.learner is not None:
+        plan.learner.check(Client("the central test set", data, data))
+    return data
+
+
+def _check_clients(plan: Plan, clients: Population, seed: int) -> None:
+    if len(clients) == 0:
+        raise DataError("there are no clients: give at least one")
+    plan.cohort.sample(len(clients), seed, 1)  # a cohort larger than the population says so here
+    if plan.learner is not None:
+        plan.learner.check(clients.at(0))
