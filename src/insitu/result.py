@@ -83,9 +83,7 @@ class Result:
             return self.variables
         memory = self.memories.get(client)
         if memory is None:
-            raise PlanError(
-                f"client {client!r} has no memory in this run: it never took part, or nothing is personal"
-            )
+            raise PlanError(f"client {client!r} has no memory in this run: it never took part, or nothing is personal")
         personal = memory.get("algorithm", {}).get("personal", {})
         return replace(self.variables, personal=personal)
 

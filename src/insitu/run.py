@@ -147,9 +147,7 @@ class _Loop:
         if status == "finished":
             self._emit(events.RunFinished(self.id, model.version, time.monotonic() - began))
         else:
-            reason = (
-                f"interrupted after round {model.version} of {self.rounds}; to go on: {self._how_to_resume()}"
-            )
+            reason = f"interrupted after round {model.version} of {self.rounds}; to go on: {self._how_to_resume()}"
             self._emit(events.RunStopped(self.id, model.version, reason))
         if self.store:
             self.store.update(self.id, status=status, choices=server.session.choices)
@@ -192,9 +190,7 @@ class _Loop:
             means = measuring.means(report.metrics)
             examples = report.metrics.get("examples", 0.0)
             self._emit(
-                events.UpdateArrived(
-                    self.id, model.version, report.client, examples, means, report.bytes_up, down
-                )
+                events.UpdateArrived(self.id, model.version, report.client, examples, means, report.bytes_up, down)
             )
         self._emit(
             events.RoundCommitted(
@@ -209,9 +205,7 @@ class _Loop:
         if self.store:
             finished = model.version == self.rounds
             changed = server.memories.changed()
-            self.store.commit(
-                self.id, Checkpoint(model.version, model.state, model.stages, changed, finished)
-            )
+            self.store.commit(self.id, Checkpoint(model.version, model.state, model.stages, changed, finished))
         return model
 
     def _evaluate(self, server: Server, model: Model) -> None:
@@ -226,9 +220,7 @@ class _Loop:
             self._emit(events.Evaluated(self.id, model.version, "clients", metrics, by_client, spread))
 
     def _emit(self, event: events.Event) -> None:
-        self.history.take(event.plain()) if isinstance(
-            event, (events.RoundCommitted, events.Evaluated)
-        ) else None
+        self.history.take(event.plain()) if isinstance(event, (events.RoundCommitted, events.Evaluated)) else None
         if self.store:
             self.store.event(self.id, event)
         for observer in list(self._observers):
@@ -237,9 +229,7 @@ class _Loop:
             except Exception as error:
                 # A log that is full or a screen that is gone has no effect on rounds.
                 self._observers.remove(observer)
-                warnings.warn(
-                    f"observer {observer!r} failed and is left out from here on: {error!r}", stacklevel=2
-                )
+                warnings.warn(f"observer {observer!r} failed and is left out from here on: {error!r}", stacklevel=2)
 
     def _notice(self, text: str) -> None:
         notice = events.Notice(self.id, len(self.history), text)
@@ -305,9 +295,7 @@ def _engine(engine: Any, plan: Plan, record: dict[str, Any] | None) -> Engine:
     if isinstance(engine, str):
         engine = find("engines", engine)()
     if not isinstance(engine, Engine):
-        raise PlanError(
-            f"engine={engine!r} is not an engine: give 'inline', 'vectorized', 'processes' or Inline()"
-        )
+        raise PlanError(f"engine={engine!r} is not an engine: give 'inline', 'vectorized', 'processes' or Inline()")
     if (reason := engine.refuses(plan)) is not None:
         raise PlanError(f"engine {engine.part_name()!r} cannot run this plan: {reason}")
     return engine
@@ -332,25 +320,17 @@ def _matching(store: Store, resume: str, loop: _Loop, digest: str) -> dict[str, 
     if record["digest"] != digest:
         changed = _differences(record["config"], loop.plan.config())
         what = "; ".join(changed) or "the learner's first parameters differ"
-        raise ResumeError(
-            f"run {record['id']} was made by another plan ({what}): give the same plan, or start anew"
-        )
+        raise ResumeError(f"run {record['id']} was made by another plan ({what}): give the same plan, or start anew")
     for name, now in (("seed", loop.seed), ("clients", len(loop.clients))):
         if record[name] != now:
-            raise ResumeError(
-                f"run {record['id']} has {name}={record[name]}, not {now}: give the same {name}"
-            )
+            raise ResumeError(f"run {record['id']} has {name}={record[name]}, not {now}: give the same {name}")
     return record
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         keys = {**old, **new}
-        return [
-            d
-            for key in keys
-            for d in _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-        ]
+        return [d for key in keys for d in _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)]
     return [] if old == new else [f"{path} was {old!r}, is {new!r}"]
 
 
@@ -358,11 +338,7 @@ def _test_set(plan: Plan, evaluate: Any) -> Data | None:
     if evaluate is None:
         return None
     data = (
-        evaluate
-        if isinstance(evaluate, Data)
-        else Data(*evaluate)
-        if isinstance(evaluate, tuple)
-        else Data(evaluate)
+        evaluate if isinstance(evaluate, Data) else Data(*evaluate) if isinstance(evaluate, tuple) else Data(evaluate)
     )
     data = Data(tree.asnumpy(data.x), None if data.y is None else np.asarray(data.y))
     if data.y is not None and len(data.y) != len(data):
@@ -373,9 +349,7 @@ def _test_set(plan: Plan, evaluate: Any) -> Data | None:
         if data.y is not None and name == "y" and not np.issubdtype(data.y.dtype, np.floating):
             continue
         if (path := tree.not_finite({name: column})) is not None:
-            raise DataError(
-                f"evaluate: {path} of the test set holds NaN or Inf: impute or drop these examples"
-            )
+            raise DataError(f"evaluate: {path} of the test set holds NaN or Inf: impute or drop these examples")
     if plan.learner is not None:
         plan.learner.check(Client("the central test set", data, data))
     return data

@@ -21,9 +21,9 @@ class Gossip(LocalSGD):
 
     .. math:: x_i \leftarrow \sum_j W_{ij} \, \mathrm{train}_j(x_j)
 
-    W are the Metropolis–Hastings weights of the topology (:func:`insitu.reduce.neighbours.mixing`). Nobody holds "the" model: evaluation and
-    ``result.model()`` see the mean over the nodes, and the history's ``disagreement`` says how far they are from it
-    (root mean square distance of a node's parameters).
+    W are the Metropolis–Hastings weights of the topology (:func:`insitu.reduce.neighbours.mixing`). Nobody holds "the"
+    model: evaluation and ``result.model()`` see the mean over the nodes, and the history's ``disagreement`` says how
+    far they are from it (root mean square distance of a node's parameters).
 
     topology  "ring", "grid", "exponential" or "complete": the more edges, the sooner nodes agree, the more is sent
     others    those of :class:`~insitu.core.local_sgd.LocalSGD`, without a server

@@ -18,7 +18,7 @@ from insitu.reduce.concat import Concat
 
 @dataclass(frozen=True, kw_only=True)
 class KMeans(Algorithm):
-    r"""Each client tells, for every centre, the sum and the count of its nearest examples; their ratio is the new centre.
+    r"""Each client tells, for every centre, the sum and the count of its nearest examples; their ratio is the new one.
 
     .. math:: c_j = \sum_i \sum_{x \in D_i, \, j(x) = j} x \Big/ \sum_i |\{x \in D_i : j(x) = j\}|
 
@@ -29,9 +29,10 @@ class KMeans(Algorithm):
     k      centres
     start  first centres [k, d]; or None: round 1 makes them (each client tells the centres of a local k-means with
            their counts, which are clustered on the server), and Lloyd's iterations begin in round 2
+    seed   for the server's choice among the clients' candidates
 
-    Reference: Lloyd, *Least squares quantization in PCM*, 1982; first centres after Dennis, Li and Smith, *Heterogeneity
-    for the Win: One-Shot Federated Clustering*, ICML 2021, seeded by k-means++ (Arthur and Vassilvitskii, 2007).
+    Reference: Lloyd, *Least squares quantization in PCM*, 1982; first centres after Dennis, Li and Smith,
+    *Heterogeneity for the Win: One-Shot Federated Clustering*, ICML 2021, seeded by k-means++ (Arthur and Vassilvitskii, 2007).
     """
 
     k: int = 3
@@ -56,17 +57,13 @@ class KMeans(Algorithm):
     def ask(self, state: dict[str, Any], round: int) -> Tree:
         return {"centers": state["centers"]}
 
-    def local(
-        self, task: Task, client: Client, learner: Any, memory: Tree | None
-    ) -> tuple[Update, Tree | None]:
+    def local(self, task: Task, client: Client, learner: Any, memory: Tree | None) -> tuple[Update, Tree | None]:
         data = client.holdout if task.kind == "evaluate" else client.data
         if data is None:
             return Update({}, {}, {"examples": 0.0}), memory
         x, centers = points(data), task.message["centers"]
         if centers.size and x.shape[1] != centers.shape[1]:
-            raise DataError(
-                f"client {client.id!r} has {x.shape[1]} features, the centres have {centers.shape[1]}"
-            )
+            raise DataError(f"client {client.id!r} has {x.shape[1]} features, the centres have {centers.shape[1]}")
         if not centers.size:
             rng = seeds.generator(task.seed, task.round, client.id, "first centres")
             centers, counts = cluster(x, np.ones(len(x)), min(self.k, len(x)), rng)

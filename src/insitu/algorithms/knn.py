@@ -22,7 +22,7 @@ CHUNK = 2**22
 class KNN(Algorithm):
     r"""Each client tells its k nearest candidates for every query; the k nearest of all candidates vote.
 
-    .. math:: \hat y(q) = \operatorname{mode} \{ y_i : i \in \text{the } k \text{ smallest } (\lVert q - x_i \rVert^2, \text{row}_i) \}
+    .. math:: \hat y(q) = \operatorname{mode} \{ y_i : i \text{ among the } k \text{ least } (\lVert q - x_i \rVert^2, i) \}
 
     The k nearest overall are among the k nearest of each client, so the answer is exact: that of one machine holding
     all rows, wherever they lie. Equal distances are decided by the smaller row number (:attr:`Data.rows`), equal
@@ -49,21 +49,15 @@ class KNN(Algorithm):
     def ask(self, state: dict[str, Any], round: int) -> Tree:
         return {}
 
-    def local(
-        self, task: Task, client: Client, learner: Any, memory: Tree | None
-    ) -> tuple[Update, Tree | None]:
+    def local(self, task: Task, client: Client, learner: Any, memory: Tree | None) -> tuple[Update, Tree | None]:
         _check(client)
         if task.kind == "predict":
             found = nearest(task.message["x"], client.data, self.k)
             return Update({"candidates": found}, {"candidates": 1.0}), memory
         if task.kind == "evaluate":
-            raise PlanError(
-                "a client cannot score nearest neighbours alone: evaluate with a central test set"
-            )
+            raise PlanError("a client cannot score nearest neighbours alone: evaluate with a central test set")
         value = {"classes": np.unique(client.data.y), "examples": np.array([float(len(client.data))])}
-        counted = {
-            "candidates": {**value, "d": np.array([client.data.x.reshape(len(client.data), -1).shape[1]])}
-        }
+        counted = {"candidates": {**value, "d": np.array([client.data.x.reshape(len(client.data), -1).shape[1]])}}
         return Update(counted, {"candidates": 1.0}, {"examples": float(len(client.data))}), memory
 
     def tell(self, state: dict[str, Any], total: Total, round: int) -> dict[str, Any]:
@@ -71,9 +65,7 @@ class KNN(Algorithm):
         if len(set(told["d"].tolist())) > 1:
             raise DataError(f"clients disagree on the number of features: {sorted(set(told['d'].tolist()))}")
         if told["examples"].sum() < self.k:
-            raise DataError(
-                f"k={self.k} neighbours among {int(told['examples'].sum())} examples: use a smaller k"
-            )
+            raise DataError(f"k={self.k} neighbours among {int(told['examples'].sum())} examples: use a smaller k")
         return {"examples": told["examples"], "classes": np.unique(told["classes"])}
 
     def params(self, state: dict[str, Any]) -> Variables:
@@ -113,9 +105,7 @@ def nearest(queries: np.ndarray, data: Any, k: int) -> dict[str, np.ndarray]:
     for start in range(0, len(queries), step):
         d2 = ((queries[start : start + step, None, :] - x[None, :, :]) ** 2).sum(axis=2)
         order = np.lexsort((np.broadcast_to(rows, d2.shape), d2))[:, :k]
-        found.append(
-            {"distance": np.take_along_axis(d2, order, 1), "row": rows[order], "label": data.y[order]}
-        )
+        found.append({"distance": np.take_along_axis(d2, order, 1), "row": rows[order], "label": data.y[order]})
     return {name: np.concatenate([f[name] for f in found]) for name in ("distance", "row", "label")}
 
 

@@ -48,9 +48,7 @@ class Scaffold(LocalSGD):
                 " estimated from lr x steps; give the optimiser to the server (server=…) or use FedAvg"
             )
         if self.clip is not None:
-            raise PlanError(
-                f"Scaffold cannot clip gradients (clip={self.clip}): the controls would be biased"
-            )
+            raise PlanError(f"Scaffold cannot clip gradients (clip={self.clip}): the controls would be biased")
 
     def init(self, start: Variables | None) -> dict[str, Any]:
         state = super().init(start)

@@ -88,9 +88,7 @@ def array(data: memoryview, name: str, kind: str, shape: tuple[int, ...], where:
     assert little is not None
     flat = np.frombuffer(data, little) if data else np.empty(0, little)
     if little.kind == "b" and flat.size and flat.view(np.uint8).max() > 1:
-        raise WireError(
-            f"{where} is of dtype bool and has elements that are neither 0 nor 1: refuse its sender"
-        )
+        raise WireError(f"{where} is of dtype bool and has elements that are neither 0 nor 1: refuse its sender")
     if little.kind == "U" and flat.size and flat.view("<u4").max() > _LAST_CHARACTER:
         raise WireError(f"{where} is text with characters that do not exist: refuse its sender")
     result = flat.astype(little.newbyteorder("="), copy=True).reshape(shape)

@@ -27,24 +27,24 @@ def number(**named: Any) -> float:
 
 def positive(**named: Any) -> float:
     """A finite number above zero."""
-    name, value = _one(named)
-    if number(**named) <= 0:
+    name, value = _one(named)[0], number(**named)
+    if value <= 0:
         raise PlanError(f"Expected {name}={value!r} > 0")
     return value
 
 
 def not_negative(**named: Any) -> float:
     """A finite number, zero or above."""
-    name, value = _one(named)
-    if number(**named) < 0:
+    name, value = _one(named)[0], number(**named)
+    if value < 0:
         raise PlanError(f"Expected {name}={value!r} >= 0")
     return value
 
 
 def probability(**named: Any) -> float:
     """A number from 0 to 1, both included."""
-    name, value = _one(named)
-    if not 0 <= number(**named) <= 1:
+    name, value = _one(named)[0], number(**named)
+    if not 0 <= value <= 1:
         raise PlanError(f"Expected 0 <= {name}={value!r} <= 1")
     return value
 

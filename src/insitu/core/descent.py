@@ -7,8 +7,8 @@ A method fills in small pure functions and nothing else:
 ``report``   what a client tells, and what it remembers
 ``absorb``   how the server takes the total in
 
-The inline engine calls ``local``; the lane engine calls ``open`` and ``close`` for each client and runs ``step`` for many
-clients at once. So ``step`` is a pure function of trees: no Python number in it may differ between clients or rounds.
+The inline engine calls ``local``; the lane engine calls ``open`` and ``close`` for each client and runs ``step`` for
+many clients at once. So ``step`` is a pure function of trees: no Python number in it may differ between clients or rounds.
 """
 
 from __future__ import annotations
@@ -117,9 +117,7 @@ class Descent(Algorithm):
         lr = arrays.scalar(self.rate(round), tree.first_leaf(state["shared"]))
         return {**message, "lr": lr, **self.extra(state)}
 
-    def local(
-        self, task: Task, client: Client, learner: Any, memory: Tree | None
-    ) -> tuple[Update, Tree | None]:
+    def local(self, task: Task, client: Client, learner: Any, memory: Tree | None) -> tuple[Update, Tree | None]:
         if task.kind == "evaluate":
             return self.measure(task, client, learner, memory), memory
         job = self.open(task, client, learner, memory)
@@ -170,9 +168,7 @@ class Descent(Algorithm):
             len(client.data), work.batch_size, work.epochs, work.steps,
             seed=task.seed, round=task.round, client=task.client, pairs=learner.mixes,
         )  # fmt: skip
-        return Job(
-            task, client, plan, fixed, carry, seeds.seed(task.seed, task.round, task.client, "dropout")
-        )
+        return Job(task, client, plan, fixed, carry, seeds.seed(task.seed, task.round, task.client, "dropout"))
 
     def batch(self, learner: GradientLearner, job: Job, index: np.ndarray) -> dict[str, Any]:
         """One step's batch with its exact number of examples."""

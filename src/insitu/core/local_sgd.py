@@ -74,9 +74,7 @@ class LocalSGD(Descent):
     def clip_(self) -> float | None:
         return self.clip
 
-    def local(
-        self, task: Task, client: Client, learner: Any, memory: Tree | None
-    ) -> tuple[Update, Tree | None]:
+    def local(self, task: Task, client: Client, learner: Any, memory: Tree | None) -> tuple[Update, Tree | None]:
         if task.kind == "train" and isinstance(learner, FitLearner):
             return fit_black_box(self, task, client, learner, memory)
         return super().local(task, client, learner, memory)

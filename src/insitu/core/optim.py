@@ -81,7 +81,7 @@ class Momentum(Optimizer):
         velocity = tree.map(lambda v, g: self.beta * v + g, state["velocity"], grads)
         return _descend(params, self.direction(grads, velocity), lr), {"velocity": velocity}
 
-    def direction(self, grads: Tree, velocity: Tree) -> Tree:
+    def direction(self, grads: Tree, velocity: Tree) -> Any:
         """Where the step goes."""
         return velocity
 
@@ -90,7 +90,7 @@ class Momentum(Optimizer):
 class Nesterov(Momentum):
     """Nesterov's momentum as in ``torch.optim.SGD(nesterov=True)``: w ← w − lr · (g + beta · v)."""
 
-    def direction(self, grads: Tree, velocity: Tree) -> Tree:
+    def direction(self, grads: Tree, velocity: Tree) -> Any:
         return tree.map(lambda g, v: g + self.beta * v, grads, velocity)
 
 
@@ -129,11 +129,11 @@ class Adam(Optimizer):
         state = {"first": first, "second": second, "count": count}
         return _descend(self.shrink(params, lr), step, lr), state
 
-    def second_moment(self, old: Tree, grads: Tree) -> Tree:
+    def second_moment(self, old: Tree, grads: Tree) -> Any:
         """The running average of squared gradients."""
         return tree.map(lambda v, g: self.beta2 * v + (1 - self.beta2) * g * g, old, grads)
 
-    def shrink(self, params: Tree, lr: Array) -> Tree:
+    def shrink(self, params: Tree, lr: Array) -> Any:
         """The parameters before the step."""
         return params
 
@@ -144,7 +144,7 @@ class AdamW(Adam):
 
     weight_decay: float = 0.01
 
-    def shrink(self, params: Tree, lr: Array) -> Tree:
+    def shrink(self, params: Tree, lr: Array) -> Any:
         return tree.map(lambda p: p * (1 - arrays.cast(lr, p) * self.weight_decay), params)
 
 
@@ -157,11 +157,11 @@ class Yogi(Adam):
 
     epsilon: float = 1e-3
 
-    def second_moment(self, old: Tree, grads: Tree) -> Tree:
+    def second_moment(self, old: Tree, grads: Tree) -> Any:
         return tree.map(lambda v, g: v - (1 - self.beta2) * arrays.sign(v - g * g) * g * g, old, grads)
 
 
-def _decayed(grads: Tree, params: Tree, decay: float) -> Tree:
+def _decayed(grads: Tree, params: Tree, decay: float) -> Any:
     return tree.map(lambda g, p: g + decay * p, grads, params) if decay else grads
 
 

@@ -49,9 +49,7 @@ class Algorithm(Part, ABC):
         """What clients need to know this round, the round's learning rate included."""
 
     @abstractmethod
-    def local(
-        self, task: Task, client: Client, learner: Any, memory: Tree | None
-    ) -> tuple[Update, Tree | None]:
+    def local(self, task: Task, client: Client, learner: Any, memory: Tree | None) -> tuple[Update, Tree | None]:
         """One client's work for one task of any kind; returns what it tells and its new memory."""
 
     @abstractmethod

@@ -124,9 +124,7 @@ def unflatten(vector: np.ndarray, reference: Tree) -> Any:
     if sum(sizes) != len(vector):
         raise ValueError(f"a vector of {len(vector)} elements does not fill a tree of {sum(sizes)}")
     pieces = iter(np.split(np.asarray(vector), np.cumsum(sizes)[:-1]))
-    return map(
-        lambda x: arrays.cast(arrays.like(next(pieces).reshape(tuple(x.shape)).copy(), x), x), reference
-    )
+    return map(lambda x: arrays.cast(arrays.like(next(pieces).reshape(tuple(x.shape)).copy(), x), x), reference)
 
 
 def not_finite(a: Tree) -> str | None:

@@ -69,9 +69,7 @@ class Client:
 
     def __post_init__(self) -> None:
         if len(self.data) == 0:
-            raise DataError(
-                f"client {self.id!r} has no examples to learn from: leave it out, or give it some"
-            )
+            raise DataError(f"client {self.id!r} has no examples to learn from: leave it out, or give it some")
 
 
 @dataclass(frozen=True)

@@ -55,11 +55,7 @@ class DebugSession:
     def _work(self, task: Task, client: Client) -> Answer:
         plan, memory = self.setting.plan, self.setting.memories.get(task.client)
         own = (memory or {}).get("algorithm")
-        if (
-            isinstance(plan.algorithm, Descent)
-            and task.kind == "train"
-            and not isinstance(plan.learner, FitLearner)
-        ):
+        if isinstance(plan.algorithm, Descent) and task.kind == "train" and not isinstance(plan.learner, FitLearner):
             update, own = self._descend(plan, task, client, own)
         else:
             self._at(f"{plan.algorithm.part_name()}.local ({task.kind})", _columns(client))

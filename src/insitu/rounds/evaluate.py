@@ -44,9 +44,7 @@ def central(server: Server, model: Model, data: Data) -> dict[str, float]:
     if isinstance(server.plan.algorithm, Answering):
         return {"accuracy": float(np.mean(predict(server, model, data.x) == data.y))}
     client = Client("central test set", data, data)
-    task = Task(
-        server.run, model.version, model.version, "evaluate", client.id, message(server, model), server.seed
-    )
+    task = Task(server.run, model.version, model.version, "evaluate", client.id, message(server, model), server.seed)
     return means(work(server.plan, task, client, None).update.metrics)
 
 
@@ -54,18 +52,14 @@ def predict(server: Server, model: Model, x: Any) -> Any:
     """Predictions [n] of a method whose model is its clients: all of them are asked."""
     algorithm = server.plan.algorithm
     assert isinstance(algorithm, Answering)
-    fold = server.ask_all(
-        "predict", algorithm.query(model.state, x), range(len(server.clients)), model.version
-    )
+    fold = server.ask_all("predict", algorithm.query(model.state, x), range(len(server.clients)), model.version)
     if fold.failures:
         raise DataError(f"client {fold.failures[0].client!r} could not answer: {fold.failures[0].error}")
     context = Context(model.version, len(server.clients))
     return algorithm.read(model.state, server.plan.reduce.finish(fold.finish(), context))
 
 
-def federated(
-    server: Server, model: Model
-) -> tuple[dict[str, float], dict[str, dict[str, float]], list[Failure]]:
+def federated(server: Server, model: Model) -> tuple[dict[str, float], dict[str, dict[str, float]], list[Failure]]:
     """Metrics over all held-out examples, the metrics by client, and the failures."""
     cohort, n = server.plan.evaluate_cohort, len(server.clients)
     places = range(n) if cohort is None else cohort.sample(n, server.seed, model.version)

@@ -47,9 +47,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         if not isinstance(self.algorithm, Algorithm):
-            raise PlanError(
-                f"{self.algorithm!r} is not an algorithm: {_instance(self.algorithm, 'FedAvg(lr=0.1)')}"
-            )
+            raise PlanError(f"{self.algorithm!r} is not an algorithm: {_instance(self.algorithm, 'FedAvg(lr=0.1)')}")
         object.__setattr__(self, "stages", tuple(self.stages))
         if self.reduce is None:
             object.__setattr__(self, "reduce", self.algorithm.reduce())
@@ -77,9 +75,7 @@ class Plan:
                 raise PlanError(f"{name} needs no learner: leave learner={_name(self.learner)} out")
             return
         if self.learner is None:
-            raise PlanError(
-                f"{name} trains a model: give Plan({name}(…), learner=TorchLearner(net)) or another"
-            )
+            raise PlanError(f"{name} trains a model: give Plan({name}(…), learner=TorchLearner(net)) or another")
         if isinstance(self.learner, GradientLearner):
             return
         if not isinstance(self.learner, FitLearner):
@@ -115,7 +111,8 @@ class Plan:
                 )
             if stage.decodes == "sum" and self.reduce.needs == "each":
                 raise PlanError(
-                    f"reduce={_name(self.reduce)} must see each update, which {_name(stage)} hides in the sum: use the mean"
+                    f"reduce={_name(self.reduce)} must see each update, which {_name(stage)} hides in the sum:"
+                    " use the mean"
                 )
 
     def config(self) -> dict[str, Any]:
@@ -135,11 +132,7 @@ class Plan:
     def digest(self, start: Variables | None) -> str:
         """SHA-256 over the config, the variables' structure and their first values, as hex."""
         text = json.dumps(self.config(), sort_keys=True, default=str)
-        first = (
-            {}
-            if start is None
-            else {"shared": start.shared, "buffers": start.buffers, "frozen": start.frozen}
-        )
+        first = {} if start is None else {"shared": start.shared, "buffers": start.buffers, "frozen": start.frozen}
         return sha256(f"{text}\n{wire.digest(first)}".encode()).hexdigest()
 
     def resolve(self, schema: Schema) -> Plan:
@@ -157,8 +150,4 @@ def _name(thing: Any) -> str:
 
 
 def _instance(thing: Any, example: str) -> str:
-    return (
-        f"{thing.__name__} is a class, give an instance of it"
-        if isinstance(thing, type)
-        else f"give {example}, say"
-    )
+    return f"{thing.__name__} is a class, give an instance of it" if isinstance(thing, type) else f"give {example}, say"

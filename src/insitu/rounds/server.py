@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,16 +81,14 @@ class Server:
                 fold.take(item)
         return fold
 
-    def _answers(self, places: Any, kind: Kind, message: Any, version: int, round: int) -> Iterator[Any]:
+    def _answers(self, places: Any, kind: Kind, message: Any, version: int, round: int) -> Generator[Any, None, None]:
         size = self.plan.block_size(len(places))
 
         def tasks() -> Iterator[Task]:
             for index, place in enumerate(places):
                 client = self.clients.id_at(int(place))
                 told = message.for_client(client) if isinstance(message, ByClient) else message
-                yield Task(
-                    self.run, round, version, kind, client, told, self.seed, index, int(place), index // size
-                )
+                yield Task(self.run, round, version, kind, client, told, self.seed, index, int(place), index // size)
 
         yield from self.session.run(tasks())
 

@@ -39,9 +39,7 @@ class Vectorized(Engine):
             try:
                 torch.device(self.device)
             except RuntimeError as error:
-                raise EngineError(
-                    f"device={self.device!r} is not a device: use 'cpu', 'cuda' or 'mps'"
-                ) from error
+                raise EngineError(f"device={self.device!r} is not a device: use 'cpu', 'cuda' or 'mps'") from error
 
     @classmethod
     def part_name(cls) -> str:
@@ -69,9 +67,7 @@ class Vectorized(Engine):
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         start = setting.plan.learner.init(setting.seed)
         size = sum(x.numel() for x in tree.values(start.shared))
-        lanes = self.lanes or (16 if size <= 50_000 else 8 if size <= 500_000 else 4) * (
-            1 if device == "cpu" else 4
-        )
+        lanes = self.lanes or (16 if size <= 50_000 else 8 if size <= 500_000 else 4) * (1 if device == "cpu" else 4)
         compiled = self._worth_compiling(setting, lanes) if self.compile == "auto" else self.compile
         return {
             "lanes": lanes,

@@ -43,9 +43,7 @@ def stepper(algorithm: Descent, learner: GradientLearner, *, shared_message: boo
 class Lanes:
     """The lanes of one block of clients."""
 
-    def __init__(
-        self, algorithm: Descent, learner: GradientLearner, lanes: int, device: str, compiled: bool
-    ) -> None:
+    def __init__(self, algorithm: Descent, learner: GradientLearner, lanes: int, device: str, compiled: bool) -> None:
         self.algorithm, self.learner = algorithm, learner
         self.count, self.device, self.compiled = lanes, torch.device(device), compiled
         self.jobs: list[Job | None] = [None] * lanes
@@ -176,7 +174,7 @@ class Lanes:
             index = self._index(lane)
             rows = torch.from_numpy(index).to(self.device)
             tree.map(
-                lambda out, c, i=i, n=len(index), rows=rows: out[i, :n].copy_(c.index_select(0, rows)),
+                lambda out, c, i=i, rows=rows: out[i, : len(rows)].copy_(c.index_select(0, rows)),
                 columns,
                 self._columns[lane],
             )
@@ -187,9 +185,7 @@ class Lanes:
     def _run(self, carry: Any, fixed: Any, batch: Any, active: Tensor) -> Any:
         shared = self._shared_message is not None
         if shared not in self._steps:
-            self._steps[shared] = stepper(
-                self.algorithm, self.learner, shared_message=shared, compiled=self.compiled
-            )
+            self._steps[shared] = stepper(self.algorithm, self.learner, shared_message=shared, compiled=self.compiled)
         with warnings.catch_warnings():
             # Recurrent layers have no batching rule and fall back to a loop; the answer is right, and the speed known.
             warnings.filterwarnings("ignore", message="There is a performance drop")

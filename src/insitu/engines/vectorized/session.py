@@ -26,9 +26,7 @@ class VectorizedSession:
         self.setting, self.choices = setting, choices
         self.plan = setting.plan
         algorithm: Descent = self.plan.algorithm
-        self.lanes = Lanes(
-            algorithm, self.plan.learner, choices["lanes"], choices["device"], choices["compile"]
-        )
+        self.lanes = Lanes(algorithm, self.plan.learner, choices["lanes"], choices["device"], choices["compile"])
         self._proven = False
 
     def run(self, work: Iterable[Task]) -> Iterator[Answer | Folded | Failure]:
@@ -116,8 +114,7 @@ class VectorizedSession:
         if not self._proven and any(isinstance(item, Answer) for item in told):
             self.choices["sequential"] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
             self.setting.notify(
-                "this model cannot run in lanes, so its clients run one after another"
-                f" ({self.choices['sequential']})"
+                f"this model cannot run in lanes, so its clients run one after another ({self.choices['sequential']})"
             )
         yield from told
 

@@ -154,9 +154,7 @@ class TorchLearner:
             self._probe(client)
         y = client.data.y
         if y is None:
-            raise DataError(
-                f"client {client.id!r} has no labels (y is None), and {self._loss_name} needs them"
-            )
+            raise DataError(f"client {client.id!r} has no labels (y is None), and {self._loss_name} needs them")
         if self._loss_name == "cross_entropy":
             self._check_labels(client.id, np.asarray(y))
         if self.mixes and len(client.data) == 1:
@@ -167,9 +165,7 @@ class TorchLearner:
 
     def _check_labels(self, client: str, y: np.ndarray) -> None:
         if not np.issubdtype(y.dtype, np.integer) and not np.array_equal(y, y.astype(np.int64)):
-            raise DataError(
-                f"client {client!r}: labels are {y.dtype}, cross_entropy needs whole numbers 0 … C-1"
-            )
+            raise DataError(f"client {client!r}: labels are {y.dtype}, cross_entropy needs whole numbers 0 … C-1")
         low, high = int(y.min()), int(y.max())
         if low < 0 or (self._outputs is not None and high >= self._outputs):
             raise DataError(
@@ -261,9 +257,7 @@ class TorchLearner:
         """A copy of the module with these variables, in evaluation mode; personal ones are as at the start."""
         module = copy.deepcopy(self._module)
         personal = variables.personal or self.init(0).personal
-        filled = Variables(
-            variables.shared, variables.buffers, personal, variables.frozen or self.init(0).frozen
-        )
+        filled = Variables(variables.shared, variables.buffers, personal, variables.frozen or self.init(0).frozen)
         state = self.roles.state(filled)
         with torch.no_grad():
             for name, target in [*module.named_parameters(), *module.named_buffers()]:
@@ -305,14 +299,10 @@ def _built(module: Any, seed: int) -> nn.Module:
 def _named_loss(loss: str | Loss) -> tuple[str | None, Loss]:
     if isinstance(loss, str):
         if loss not in LOSSES:
-            raise PlanError(
-                f"loss={loss!r} is not known: use {', '.join(LOSSES)} or a callable (output, y) → [B]"
-            )
+            raise PlanError(f"loss={loss!r} is not known: use {', '.join(LOSSES)} or a callable (output, y) → [B]")
         return loss, LOSSES[loss]
     if not callable(loss):
-        raise PlanError(
-            f"loss={loss!r} is neither a name ({', '.join(LOSSES)}) nor a callable (output, y) → [B]"
-        )
+        raise PlanError(f"loss={loss!r} is neither a name ({', '.join(LOSSES)}) nor a callable (output, y) → [B]")
     if inspect.isclass(loss):
         raise PlanError(f"loss={loss.__name__} is a class: give an instance made with reduction='none'")
     return None, loss
