@@ -1,0 +1,148 @@
+"""Clients that are row numbers of arrays in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from insitu.core import tree
+from insitu.core.errors import DataError
+from insitu.core.types import Client, Data, Schema
+from insitu.data import columns
+from insitu.data.holdout import Holdout
+
+
+class Eager:
+    """Arrays, and for each client the numbers of its rows.
+
+    The arrays are kept as they were given, and a client's rows are taken out of them each time it is asked
+    for: so the data are in memory once, plus one client at a time. (Reordering them by client up front would
+    hold them twice while the caller keeps the original.) Rows that follow each other are a view, which costs
+    nothing; so sorted data are the fastest.
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        y: Any,
+        parts: Sequence[Any] | None,
+        ids: Sequence[str],
+        holdout: Holdout,
+        schema: Schema | None = None,
+    ) -> None:
+        names = columns.column_names(x)
+        self.x, y = columns.as_x(x), columns.as_y(y)
+        self.n = columns.length(self.x, y)
+        self.ids, self.holdout = ids, holdout
+        self._flat, self._starts = _flatten(parts, ids, self.n)
+        columns.check_values(self.x, y, names, self._clients_of)
+        self.y = columns.tidy_labels(y)
+        self._schema = schema
+        self._check_classes()
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def count(self, place: int) -> int:
+        """The number of the client's examples, those held out included."""
+        return int(self._starts[place + 1] - self._starts[place])
+
+    @property
+    def examples(self) -> int:
+        """How many examples all clients have, those held out included."""
+        return len(self._flat)
+
+    def size_at(self, place: int) -> int:
+        """How many examples the client learns from."""
+        return self.count(place) - self.holdout.count(self.count(place))
+
+    def has_holdout(self) -> bool:
+        """Whether any client holds examples out."""
+        return self.holdout.count(int(np.diff(self._starts).max())) > 0
+
+    def at(self, place: int) -> Client:
+        """The client, its rows taken out of the arrays."""
+        learn, held = self._rows(place)
+        return Client(self.ids[place], self._take(learn), None if held is None else self._take(held))
+
+    def pooled(self, holdout: bool) -> Data | None:
+        """All clients' examples of one kind together, in the order of the rows; None where there are none."""
+        found = [self._rows(place)[1 if holdout else 0] for place in range(len(self))]
+        kept = [rows for rows in found if rows is not None]
+        return self._take(np.sort(np.concatenate(kept))) if kept else None
+
+    @cached_property
+    def schema(self) -> Schema:
+        """What was given; else the shape of an example, and the distinct labels of all rows."""
+        if self._schema is not None:
+            return self._schema
+        shape = None if isinstance(self.x, dict) else self.x.shape[1:]
+        classes = None if self.y is None or self.y.dtype.kind not in "biuUS" else np.unique(self.y)
+        return Schema(shape, classes)
+
+    def _check_classes(self) -> None:
+        known = None if self._schema is None else self._schema.classes
+        if known is None or self.y is None:
+            return
+        strange = ~np.isin(self.y, known)
+        if strange.any():
+            row = int(np.argwhere(strange)[0, 0])
+            raise DataError(
+                f"y holds {columns.shown(self.y[strange][0])} at row {row}, and the schema has the classes "
+                f"{columns.shown(known[0])} to {columns.shown(known[-1])}: correct one of them"
+            )
+
+    def _rows(self, place: int) -> tuple[np.ndarray, np.ndarray | None]:
+        rows = self._flat[self._starts[place] : self._starts[place + 1]]
+        learn, held = self.holdout.split(len(rows), self.ids[place])
+        return rows[learn], None if held is None else rows[held]
+
+    def _take(self, rows: np.ndarray) -> Data:
+        index: Any = rows
+        if rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
+            index = slice(int(rows[0]), int(rows[-1]) + 1)
+        return Data(tree.map(lambda a: a[index], self.x), None if self.y is None else self.y[index], rows)
+
+    def _clients_of(self, rows: np.ndarray) -> list[str | None]:
+        owner = np.full(self.n, -1, dtype=np.int64)
+        owner[self._flat] = np.repeat(np.arange(len(self)), np.diff(self._starts))
+        return [None if place < 0 else self.ids[place] for place in owner[rows]]
+
+
+def _flatten(parts: Sequence[Any] | None, ids: Sequence[str], n: int) -> tuple[np.ndarray, np.ndarray]:
+    """All parts one after the other, and where each begins. Raises DataError, with the client's name."""
+    if parts is None:
+        return np.arange(n), np.array([0, n])
+    checked = [_rows_of(part, ids[place], n) for place, part in enumerate(parts)]
+    flat = np.concatenate(checked)
+    starts = np.concatenate([[0], np.cumsum([len(rows) for rows in checked])])
+    times = np.bincount(flat, minlength=n)
+    if times.max() > 1:
+        row = int(np.argmax(times > 1))
+        first, second = (np.searchsorted(starts, np.flatnonzero(flat == row)[:2], side="right") - 1).tolist()
+        both = f"client {ids[first]!r} twice" if first == second else f"clients {ids[first]!r} and {ids[second]!r}"
+        raise DataError(
+            f"row {row} belongs to {both} ({int((times > 1).sum())} such rows in all): "
+            "give every example to one client only"
+        )
+    return flat, starts
+
+
+def _rows_of(part: Any, client: str, n: int) -> np.ndarray:
+    rows = np.asarray(part)
+    if rows.ndim == 1 and rows.dtype == bool and len(rows) == n:
+        rows = np.flatnonzero(rows)
+    if rows.size == 0:
+        raise DataError(f"client {client!r} has no examples (its part is empty): leave it out, or give it some")
+    if rows.ndim != 1 or rows.dtype.kind not in "iu":
+        raise DataError(
+            f"client {client!r}: its part is {rows.dtype} of shape {rows.shape}: expected row numbers, "
+            f"whole numbers [rows], or a mask [{n}]"
+        )
+    if rows.min() < 0 or rows.max() >= n:
+        bad = rows.min() if rows.min() < 0 else rows.max()
+        raise DataError(f"client {client!r}: its part holds row {bad}, and there are rows 0 to {n - 1}")
+    return rows.astype(np.int64, copy=False)
