@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import platform
 import secrets
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from insitu.core import checks, events, tree
-from insitu.core.errors import DataError, PlanError, ResumeError, RoundError
+from insitu.core import checks, events
+from insitu.core.errors import PlanError, ResumeError, RoundError
 from insitu.core.protocols import Answering, Checkpoint, Engine, Setting, Store
-from insitu.core.types import Client, Data, Population
+from insitu.core.types import Data, Population
 from insitu.history import History
+from insitu.inputs import check_clients, chosen_engine, evaluation_data
 from insitu.interrupt import Interrupt
-from insitu.names import find
+from insitu.record import matching, versions
 from insitu.result import Result
 from insitu.rounds import evaluate as measuring
 from insitu.rounds.memory import Memories
 from insitu.rounds.plan import Plan
 from insitu.rounds.server import Model, Outcome, Server
-from insitu.version import __version__
 
 
 def run(
@@ -70,8 +67,8 @@ def run(
     if evaluate_every is not None:
         plan = replace(plan, evaluate_every=evaluate_every)
     plan = plan.resolve(clients.schema())
-    test = _test_set(plan, evaluate)
-    _check_clients(plan, clients, int(seed))
+    test = evaluation_data(plan, evaluate)
+    check_clients(plan, clients, int(seed))
     with Interrupt() as interrupt:
         return _Loop(plan, clients, rounds, int(seed), test, interrupt).go(
             engine, _open_store(store), observers, resume
@@ -94,8 +91,8 @@ class _Loop:
         digest = self.plan.digest(start)
         if resume is not None and store is None:
             raise ResumeError(f"resume={resume!r} needs the store that holds the run: give store=…")
-        record = None if resume is None or store is None else _matching(store, resume, self, digest)
-        engine = _engine(engine, self.plan, record)
+        record = None if resume is None or store is None else matching(store, resume, self._record(digest))
+        engine = chosen_engine(engine, self.plan, record)
         self.id = record["id"] if record else _new_id()
         checkpoint = store.load(self.id) if record and store else None
         memories = Memories(checkpoint.memories if checkpoint else None)
@@ -109,7 +106,8 @@ class _Loop:
         try:
             choices = {"engine": engine.part_name(), **session.choices}
             if store and not record:
-                store.create(self.id, self._record(digest, engine, session.choices))
+                chosen = {"engine": engine.config(), "choices": session.choices}
+                store.create(self.id, {**self._record(digest), **chosen})
             model = self._restored(start, checkpoint)
             self._emit(
                 events.RunStarted(
@@ -238,34 +236,20 @@ class _Loop:
         else:
             self._pending.append(notice)
 
-    def _record(self, digest: str, engine: Engine, choices: dict[str, Any]) -> dict[str, Any]:
+    def _record(self, digest: str) -> dict[str, Any]:
         return {
             "digest": digest,
             "config": self.plan.config(),
-            "engine": engine.config(),
-            "choices": choices,
             "seed": self.seed,
             "rounds": self.rounds,
             "clients": len(self.clients),
             "versions": versions(),
-            "command": " ".join(sys.argv[:3])[:200],
         }
 
     def _how_to_resume(self) -> str:
         if self.store is None:
             return "nothing was stored (store=None), so this run cannot be resumed"
         return f"insitu.run(…, resume={self.id!r}), or insitu run FILE --resume {self.id}"
-
-
-def versions() -> dict[str, str]:
-    """The versions that decide an answer's bits."""
-    found = {"insitu": __version__, "python": platform.python_version(), "machine": platform.machine()}
-    for package in ("numpy", "torch", "scikit-learn"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _new_id() -> str:
@@ -284,80 +268,3 @@ def _default_observers() -> list[Callable[[events.Event], None]]:
     from insitu.observe.lines import Lines
 
     return [Lines()]
-
-
-def _engine(engine: Any, plan: Plan, record: dict[str, Any] | None) -> Engine:
-    if engine is None and record is not None:
-        settings = {k: v for k, v in record["engine"].items() if k != "name"}
-        engine = find("engines", record["engine"]["name"])(**settings)
-    if engine is None:
-        engine = fastest(plan)
-    if isinstance(engine, str):
-        engine = find("engines", engine)()
-    if not isinstance(engine, Engine):
-        raise PlanError(f"engine={engine!r} is not an engine: give 'inline', 'vectorized', 'processes' or Inline()")
-    if (reason := engine.refuses(plan)) is not None:
-        raise PlanError(f"engine {engine.part_name()!r} cannot run this plan: {reason}")
-    return engine
-
-
-def fastest(plan: Plan) -> Engine:
-    """Lanes where the plan allows them (gradient descent of a PyTorch module), else one client after another.
-
-    Worker processes are never chosen by themselves: they cost seconds to start and memory to hold.
-    """
-    if "torch" in sys.modules:
-        vectorized: Engine = find("engines", "vectorized")()
-        if vectorized.refuses(plan) is None:
-            return vectorized
-    inline: Engine = find("engines", "inline")()
-    return inline
-
-
-def _matching(store: Store, resume: str, loop: _Loop, digest: str) -> dict[str, Any]:
-    """The record of the run to be resumed, which must be of the same plan, seed and population."""
-    record = store.record(resume)
-    if record["digest"] != digest:
-        changed = _differences(record["config"], loop.plan.config())
-        what = "; ".join(changed) or "the learner's first parameters differ"
-        raise ResumeError(f"run {record['id']} was made by another plan ({what}): give the same plan, or start anew")
-    for name, now in (("seed", loop.seed), ("clients", len(loop.clients))):
-        if record[name] != now:
-            raise ResumeError(f"run {record['id']} has {name}={record[name]}, not {now}: give the same {name}")
-    return record
-
-
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = {**old, **new}
-        return [d for key in keys for d in _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)]
-    return [] if old == new else [f"{path} was {old!r}, is {new!r}"]
-
-
-def _test_set(plan: Plan, evaluate: Any) -> Data | None:
-    if evaluate is None:
-        return None
-    data = (
-        evaluate if isinstance(evaluate, Data) else Data(*evaluate) if isinstance(evaluate, tuple) else Data(evaluate)
-    )
-    data = Data(tree.asnumpy(data.x), None if data.y is None else np.asarray(data.y))
-    if data.y is not None and len(data.y) != len(data):
-        raise DataError(f"evaluate: x has {len(data)} examples and y {len(data.y)}: give one y an example")
-    if len(data) == 0:
-        raise DataError("evaluate: the test set is empty: give at least one example, or None")
-    for name, column in (("x", data.x), ("y", {} if data.y is None else data.y)):
-        if data.y is not None and name == "y" and not np.issubdtype(data.y.dtype, np.floating):
-            continue
-        if (path := tree.not_finite({name: column})) is not None:
-            raise DataError(f"evaluate: {path} of the test set holds NaN or Inf: impute or drop these examples")
-    if plan.learner is not None:
-        plan.learner.check(Client("the central test set", data, data))
-    return data
-
-
-def _check_clients(plan: Plan, clients: Population, seed: int) -> None:
-    if len(clients) == 0:
-        raise DataError("there are no clients: give at least one")
-    plan.cohort.sample(len(clients), seed, 1)  # a cohort larger than the population says so here
-    if plan.learner is not None:
-        plan.learner.check(clients.at(0))

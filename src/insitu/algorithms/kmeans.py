@@ -32,7 +32,8 @@ class KMeans(Algorithm):
     seed   for the server's choice among the clients' candidates
 
     Reference: Lloyd, *Least squares quantization in PCM*, 1982; first centres after Dennis, Li and Smith,
-    *Heterogeneity for the Win: One-Shot Federated Clustering*, ICML 2021, seeded by k-means++ (Arthur and Vassilvitskii, 2007).
+    *Heterogeneity for the Win: One-Shot Federated Clustering*, ICML 2021, seeded by k-means++ (Arthur and
+    Vassilvitskii, 2007).
     """
 
     k: int = 3

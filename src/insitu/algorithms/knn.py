@@ -22,7 +22,8 @@ CHUNK = 2**22
 class KNN(Algorithm):
     r"""Each client tells its k nearest candidates for every query; the k nearest of all candidates vote.
 
-    .. math:: \hat y(q) = \operatorname{mode} \{ y_i : i \text{ among the } k \text{ least } (\lVert q - x_i \rVert^2, i) \}
+    .. math::
+        \hat y(q) = \operatorname{mode} \{ y_i : i \text{ among the } k \text{ least } (\lVert q - x_i \rVert^2, i) \}
 
     The k nearest overall are among the k nearest of each client, so the answer is exact: that of one machine holding
     all rows, wherever they lie. Equal distances are decided by the smaller row number (:attr:`Data.rows`), equal

@@ -8,7 +8,8 @@ A method fills in small pure functions and nothing else:
 ``absorb``   how the server takes the total in
 
 The inline engine calls ``local``; the lane engine calls ``open`` and ``close`` for each client and runs ``step`` for
-many clients at once. So ``step`` is a pure function of trees: no Python number in it may differ between clients or rounds.
+many clients at once. So ``step`` is a pure function of trees: no Python number in it may differ between clients or
+rounds.
 """
 
 from __future__ import annotations

@@ -1,0 +1,75 @@
+"""What is given to a run, checked before it starts."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from insitu.core import tree
+from insitu.core.errors import DataError, PlanError
+from insitu.core.protocols import Engine
+from insitu.core.types import Client, Data, Population
+from insitu.names import find
+from insitu.rounds.plan import Plan
+
+
+def evaluation_data(plan: Plan, evaluate: Any) -> Data | None:
+    """The central test set (x, y), x alone, or Data: NumPy, finite, and fit for the learner."""
+    if evaluate is None:
+        return None
+    data = (
+        evaluate if isinstance(evaluate, Data) else Data(*evaluate) if isinstance(evaluate, tuple) else Data(evaluate)
+    )
+    data = Data(tree.asnumpy(data.x), None if data.y is None else np.asarray(data.y))
+    if data.y is not None and len(data.y) != len(data):
+        raise DataError(f"evaluate: x has {len(data)} examples and y {len(data.y)}: give one y an example")
+    if len(data) == 0:
+        raise DataError("evaluate: the test set is empty: give at least one example, or None")
+    for name, column in (("x", data.x), ("y", {} if data.y is None else data.y)):
+        if data.y is not None and name == "y" and not np.issubdtype(data.y.dtype, np.floating):
+            continue
+        if (path := tree.not_finite({name: column})) is not None:
+            raise DataError(f"evaluate: {path} of the test set holds NaN or Inf: impute or drop these examples")
+    if plan.learner is not None:
+        plan.learner.check(Client("the central test set", data, data))
+    return data
+
+
+def check_clients(plan: Plan, clients: Population, seed: int) -> None:
+    """Raises what is wrong with the first cohort's size or the first client's data, before anything is started."""
+    if len(clients) == 0:
+        raise DataError("there are no clients: give at least one")
+    plan.cohort.sample(len(clients), seed, 1)  # a cohort larger than the population says so here
+    if plan.learner is not None:
+        plan.learner.check(clients.at(0))
+
+
+def chosen_engine(engine: Any, plan: Plan, record: dict[str, Any] | None) -> Engine:
+    """The engine given by name or as an object; that of the record on resuming; or the fastest."""
+    if engine is None and record is not None:
+        settings = {k: v for k, v in record["engine"].items() if k != "name"}
+        engine = find("engines", record["engine"]["name"])(**settings)
+    if engine is None:
+        engine = fastest(plan)
+    if isinstance(engine, str):
+        engine = find("engines", engine)()
+    if not isinstance(engine, Engine):
+        raise PlanError(f"engine={engine!r} is not an engine: give 'inline', 'vectorized', 'processes' or Inline()")
+    if (reason := engine.refuses(plan)) is not None:
+        raise PlanError(f"engine {engine.part_name()!r} cannot run this plan: {reason}")
+    return engine
+
+
+def fastest(plan: Plan) -> Engine:
+    """Lanes where the plan allows them (gradient descent of a PyTorch module), else one client after another.
+
+    Worker processes are never chosen by themselves: they cost seconds to start and memory to hold.
+    """
+    if "torch" in sys.modules:
+        vectorized: Engine = find("engines", "vectorized")()
+        if vectorized.refuses(plan) is None:
+            return vectorized
+    inline: Engine = find("engines", "inline")()
+    return inline
