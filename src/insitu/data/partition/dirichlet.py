@@ -35,8 +35,8 @@ def dirichlet(labels: Any, clients: int, alpha: float = 0.5, seed: int = 0, leas
         PlanError: an argument is out of range, or there are fewer than ``clients · least`` examples.
         DataError: labels are not [n], or missing, or numbers with a fraction.
 
-    Source: Yurochkin et al. (2019), "Bayesian nonparametric federated learning of neural networks", section
-    4. Hsu, Qi and Brown (2019), "Measuring the effects of non-identical data distribution", draw over classes
+    Source: Yurochkin et al. (2019), "Bayesian nonparametric federated learning of neural networks".
+    Hsu, Qi and Brown (2019), "Measuring the effects of non-identical data distribution", draw over classes
     for each client instead, which keeps clients equally large; both call the concentration alpha.
     """
     classes, codes = as_classes(labels)

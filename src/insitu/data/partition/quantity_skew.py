@@ -44,9 +44,9 @@ def quantity_skew(
         PlanError: an argument is out of range, both sigma and alpha are given, or there are fewer than
             ``clients · least`` examples.
 
-    Source: Li et al. (2022), "Federated learning on non-IID data silos: an experimental study", section 4.3
-    (Dirichlet sizes); log-normal sizes as in Li et al. (2020), "Federated optimization in heterogeneous
-    networks".
+    Source: Li et al. (2022), "Federated learning on non-IID data silos: an experimental study"
+    (Dirichlet sizes); log-normal sizes as in the synthetic data of the code of Li et al. (2020), "Federated
+    optimization in heterogeneous networks".
     """
     n = number_of_examples(labels_or_n)
     clients, least = enough(n, clients, least)

@@ -35,7 +35,7 @@ def shards(labels: Any, clients: int, shards_per_client: int = 2, seed: int = 0,
         DataError: labels are not [n], or missing.
 
     Source: McMahan et al. (2017), "Communication-efficient learning of deep networks from decentralized
-    data", section 3 ("pathological non-IID").
+    data" ("pathological non-IID").
     """
     array = as_labels(labels)
     n = len(array)
