@@ -188,9 +188,7 @@ def test_learners_keep_the_protocol_and_travel():
 
 @pytest.mark.parametrize("obj", [Ridge(), make_pipeline(Ridge())], ids=["estimator", "pipeline"])
 def test_scikit_learn_estimators_are_refused_with_the_reason(obj):
-    with pytest.raises(
-        PlanError, match=r"scikit-learn estimator, whose get_params gives settings.*SklearnLearner"
-    ):
+    with pytest.raises(PlanError, match=r"scikit-learn estimator, whose get_params gives settings.*SklearnLearner"):
         EstimatorLearner(obj)
 
 

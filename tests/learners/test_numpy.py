@@ -27,9 +27,7 @@ def rows(n: int, features: int = 4, seed: int = 0) -> np.ndarray:
 
 def somewhere(learner, seed: int = 1) -> Variables:
     random = np.random.default_rng(seed)
-    return Variables(
-        shared=tree.map(lambda w: random.normal(size=w.shape).astype(w.dtype), learner.init(0).shared)
-    )
+    return Variables(shared=tree.map(lambda w: random.normal(size=w.shape).astype(w.dtype), learner.init(0).shared))
 
 
 def batch_of(learner, data: Data, weight: np.ndarray) -> dict:
@@ -83,9 +81,7 @@ def test_sums_are_weighted_and_agree_with_evaluate(learner, data):
     _, _, sums = learner.gradient(start, batch_of(learner, data, np.ones(len(data))), 0)
     assert tuple(sums) == ("examples", *learner.metric_names)
     assert all(total.shape == () for total in sums.values())
-    assert {name: float(total) for name, total in sums.items()} == pytest.approx(
-        learner.evaluate(start, data)
-    )
+    assert {name: float(total) for name, total in sums.items()} == pytest.approx(learner.evaluate(start, data))
     _, _, twice = learner.gradient(start, batch_of(learner, data, np.full(len(data), 2.0)), 0)
     assert all(twice[name] == pytest.approx(2 * sums[name]) for name in sums)
 
@@ -105,9 +101,7 @@ def test_examples_of_weight_zero_change_nothing(learner, data, padding, junk, wh
     grads_padded, _, sums_padded = learner.gradient(start, padded, 0)
     for (_, a), (_, b) in zip(tree.leaves(grads), tree.leaves(grads_padded), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
-    assert {k: float(v) for k, v in sums.items()} == pytest.approx(
-        {k: float(v) for k, v in sums_padded.items()}
-    )
+    assert {k: float(v) for k, v in sums.items()} == pytest.approx({k: float(v) for k, v in sums_padded.items()})
 
 
 @pytest.mark.parametrize(("learner", "data"), CASES, ids=NAMES)
@@ -212,16 +206,12 @@ def test_labels_come_back_as_they_were_given(classes, kept, labels):
     learner = LogisticLearner(1, classes)
     assert learner.classes == kept
     y = np.array(labels)
-    np.testing.assert_array_equal(
-        learner.batch(Data(np.zeros((len(y), 1)), y), slice(None))["y"], range(len(y))
-    )
+    np.testing.assert_array_equal(learner.batch(Data(np.zeros((len(y), 1)), y), slice(None))["y"], range(len(y)))
     certain = Variables(shared={"weight": np.zeros((len(y), 1)), "bias": np.eye(len(y))[-1]})
     predicted = learner.predict(certain, np.zeros((2, 1)))
     assert predicted.tolist() == [labels[-1]] * 2
     assert predicted.dtype == y.dtype
-    assert json.loads(json.dumps(learner.config()))["classes"] == (
-        list(kept) if isinstance(kept, tuple) else kept
-    )
+    assert json.loads(json.dumps(learner.config()))["classes"] == (list(kept) if isinstance(kept, tuple) else kept)
 
 
 def test_text_labels_kept_as_objects_are_read():

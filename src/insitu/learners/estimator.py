@@ -77,9 +77,7 @@ class EstimatorLearner(Part):
         """Raises DataError, naming the client, where x and y do not have equally many examples."""
         for data in (client.data, client.holdout):
             if data is not None and data.y is not None and len(data.y) != len(data):
-                raise DataError(
-                    f"client {client.id!r} has {len(data)} examples in x, {len(data.y)} in y: give as many"
-                )
+                raise DataError(f"client {client.id!r} has {len(data)} examples in x, {len(data.y)} in y: give as many")
 
     def fit(
         self, variables: Variables, data: Data, *, epochs: int, batch_size: int | None, seed: int
@@ -95,9 +93,7 @@ class EstimatorLearner(Part):
         if not fitted:
             raise UpdateError(f"{_name(obj)}.get_params() gives nothing after fit: return the fitted arrays")
         if variables.shared and (difference := _difference(variables.shared, fitted)):
-            raise UpdateError(
-                f"{_name(obj)}.fit changes {difference}: keep it, since clients' parameters are averaged"
-            )
+            raise UpdateError(f"{_name(obj)}.fit changes {difference}: keep it, since clients' parameters are averaged")
         return Variables(shared=fitted), self._sums(obj, data)
 
     def evaluate(self, variables: Variables, data: Data) -> dict[str, float]:
@@ -159,9 +155,7 @@ def _refuse(obj: Any) -> None:
     for name, arguments in _CALLS.items():
         method = getattr(obj, name, None)
         if not callable(method):
-            raise PlanError(
-                f"{_name(obj)} has no {name}: give it fit(x, y), get_params() and set_params(params)"
-            )
+            raise PlanError(f"{_name(obj)} has no {name}: give it fit(x, y), get_params() and set_params(params)")
         try:
             inspect.signature(method).bind(*[None] * arguments)
         except TypeError as error:
@@ -213,9 +207,7 @@ def _restore(obj: Any, shared: Any) -> None:
     ((kind, content),) = shared.items()
     params = tree.map(arrays.copy, content)
     if kind in ("list", "tuple"):
-        params = [
-            params[str(i)] for i in range(len(params))
-        ]  # by number: a tree's keys may come in any order
+        params = [params[str(i)] for i in range(len(params))]  # by number: a tree's keys may come in any order
     obj.set_params(tuple(params) if kind == "tuple" else params)
     if difference := _difference(shared, _tree(obj)):
         raise PlanError(

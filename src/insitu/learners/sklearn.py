@@ -77,9 +77,7 @@ class SklearnLearner(Part):
         if self.features is not None:
             object.__setattr__(self, "features", checks.count(features=self.features))
         if self.classes is not None and not self._classifies:
-            raise PlanError(
-                f"classes={self.classes!r} for the regressor {self.estimator!r}: leave classes out"
-            )
+            raise PlanError(f"classes={self.classes!r} for the regressor {self.estimator!r}: leave classes out")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_made": {}}  # templates are quickly made and need not travel
@@ -160,9 +158,7 @@ class SklearnLearner(Part):
         if not hasattr(estimator, "predict_proba"):
             return {"examples": n, "loss": n - right, "accuracy": right}
         p = estimator.predict_proba(x)[np.arange(len(x)), np.searchsorted(label_array(self.classes), y)]
-        losses = -np.log(
-            np.maximum(p, np.finfo(p.dtype).eps)
-        )  # never infinite, as in sklearn.metrics.log_loss
+        losses = -np.log(np.maximum(p, np.finfo(p.dtype).eps))  # never infinite, as in sklearn.metrics.log_loss
         return {"examples": n, "loss": float(np.sum(losses)), "accuracy": right}
 
     def predict(self, variables: Variables, x: Any) -> np.ndarray:
@@ -226,9 +222,7 @@ class SklearnLearner(Part):
 def _refuse(estimator: Any) -> None:
     """Raises PlanError for what cannot be averaged, as far as that can be seen without fitting it."""
     if isinstance(estimator, type):
-        raise PlanError(
-            f"estimator={estimator.__name__} is a class: give an instance, {estimator.__name__}(…)"
-        )
+        raise PlanError(f"estimator={estimator.__name__} is a class: give an instance, {estimator.__name__}(…)")
     if not isinstance(estimator, BaseEstimator):
         raise PlanError(f"estimator={estimator!r} is no scikit-learn estimator: use EstimatorLearner for it")
     if isinstance(estimator, Pipeline):
@@ -240,9 +234,7 @@ def _refuse(estimator: Any) -> None:
         raise PlanError(f"{estimator!r} is neither classifier nor regressor: {_CURE}")
     params = estimator.get_params(deep=False)
     if params.get("class_weight") == "balanced":
-        raise PlanError(
-            f"class_weight='balanced' of {estimator!r} would differ by client: give {{label: weight}}"
-        )
+        raise PlanError(f"class_weight='balanced' of {estimator!r} would differ by client: give {{label: weight}}")
     if params.get("average"):
         raise PlanError(
             f"average={params['average']!r} of {estimator!r} keeps a second set of coefficients: leave it "
@@ -270,9 +262,7 @@ def _try_out(estimator: Any, labels: np.ndarray | None) -> None:
         raise PlanError(f"{name} does not let its coefficients be set ({error}): {_CURE}") from error
     x, _ = _few_rows(labels, 3, 2)
     if not np.allclose(_outputs(one, x), _outputs(two, x)):
-        raise PlanError(
-            f"{name} predicts from more than its coefficients, which are what is averaged: {_CURE}"
-        )
+        raise PlanError(f"{name} predicts from more than its coefficients, which are what is averaged: {_CURE}")
 
 
 def _tried(estimator: Any, x: np.ndarray, y: np.ndarray) -> Any:
