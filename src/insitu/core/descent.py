@@ -130,7 +130,8 @@ class Descent(Algorithm):
     def tell(self, state: dict[str, Any], total: Total, round: int) -> dict[str, Any]:
         state = self.absorb(state, total, round)
         if "buffers" in total.value:
-            state = {**state, "buffers": tree.cast(total.value["buffers"], state["buffers"])}
+            buffers, before = total.value["buffers"], state["buffers"]
+            state = {**state, "buffers": tree.cast(buffers, before) if before else buffers}
         return state
 
     def params(self, state: dict[str, Any]) -> Variables:

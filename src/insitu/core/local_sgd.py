@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from insitu.core import checks, schedules, tree
+from insitu.core import checks, schedules, seeds, tree
 from insitu.core.descent import Descent, Work, descend
 from insitu.core.errors import PlanError
 from insitu.core.optim import Optimizer, Sgd, optimizer
@@ -104,6 +104,8 @@ def fit_black_box(
         client.data,
         epochs=work.epochs or 1,
         batch_size=work.batch_size,
-        seed=task.seed,
+        seed=seeds.seed(task.seed, task.round, task.client, "fit"),
     )
-    return Update({"fitted": fitted.shared}, {"fitted": algorithm.weigh(len(client.data))}, sums), memory
+    weight = algorithm.weigh(len(client.data))
+    value = {"fitted": fitted.shared, **({"buffers": fitted.buffers} if fitted.buffers else {})}
+    return Update(value, dict.fromkeys(value, weight), sums), memory

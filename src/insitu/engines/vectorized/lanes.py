@@ -54,7 +54,7 @@ class Lanes:
         self._message: Any = None
         self._shared_message: Any = None
         self._frozen: Any = None
-        self._steps: dict[bool, Step] = {}
+        self._steps: dict[tuple[bool, bool], Step] = {}
         self.batch_size = 1
 
     def start_block(self, messages: Sequence[Any], batch_size: int) -> None:
@@ -184,9 +184,13 @@ class Lanes:
 
     def _run(self, carry: Any, fixed: Any, batch: Any, active: Tensor) -> Any:
         shared = self._shared_message is not None
-        if shared not in self._steps:
-            self._steps[shared] = stepper(self.algorithm, self.learner, shared_message=shared, compiled=self.compiled)
+        # Layers that mix examples take odd batches in their exact size, and each size would be compiled anew.
+        compiled = self.compiled and batch["weight"].shape == (self.count, self.batch_size)
+        if (shared, compiled) not in self._steps:
+            self._steps[shared, compiled] = stepper(
+                self.algorithm, self.learner, shared_message=shared, compiled=compiled
+            )
         with warnings.catch_warnings():
             # Recurrent layers have no batching rule and fall back to a loop; the answer is right, and the speed known.
             warnings.filterwarnings("ignore", message="There is a performance drop")
-            return self._steps[shared](carry, fixed, batch, active)
+            return self._steps[shared, compiled](carry, fixed, batch, active)
