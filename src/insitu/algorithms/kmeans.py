@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from insitu.core import checks, seeds, tree
+from insitu.core import arrays, checks, seeds, tree
 from insitu.core.errors import DataError, PlanError
 from insitu.core.protocols import Algorithm, Reduce
 from insitu.core.tree import Tree
@@ -45,11 +46,13 @@ class KMeans(Algorithm):
         checks.count(k=self.k)
         if self.start is None:
             return
-        shape = np.shape(self.start)
-        if len(shape) != 2 or shape[0] != self.k:
-            raise PlanError(f"start has shape {shape}: give k={self.k} centres as [{self.k}, d]")
-        if not np.isfinite(np.asarray(self.start, dtype=float)).all():
+        start = np.asarray(self.start, dtype=float)
+        if start.ndim != 2 or len(start) != self.k:
+            raise PlanError(f"start has shape {start.shape}: give k={self.k} centres as [{self.k}, d]")
+        if not np.isfinite(start).all():
             raise PlanError("start holds NaN or Inf: give finite centres")
+        # As plain numbers, two equal plans are equal and have one hash, which arrays have not.
+        object.__setattr__(self, "start", tuple(map(tuple, start.tolist())))
 
     def init(self, start: Variables | None) -> dict[str, Any]:
         centers = np.zeros((0, 0)) if self.start is None else np.array(self.start, dtype=float)
@@ -62,7 +65,7 @@ class KMeans(Algorithm):
         data = client.holdout if task.kind == "evaluate" else client.data
         if data is None:
             return Update({}, {}, {"examples": 0.0}), memory
-        x, centers = points(data), task.message["centers"]
+        x, centers = points(data, f"client {client.id!r}"), task.message["centers"]
         if centers.size and x.shape[1] != centers.shape[1]:
             raise DataError(f"client {client.id!r} has {x.shape[1]} features, the centres have {centers.shape[1]}")
         if not centers.size:
@@ -118,13 +121,23 @@ class Centers:
 
     def predict(self, x: Any) -> np.ndarray:
         """The place of the nearest centre of each example: [n] of 0 … k-1."""
-        return distances(points(Data(np.asarray(x))), self.cluster_centers_).argmin(axis=1)
+        x = points(Data(arrays.asnumpy(x)), "x")
+        if x.shape[1] != self.cluster_centers_.shape[1]:
+            raise DataError(f"x has {x.shape[1]} features, the centres have {self.cluster_centers_.shape[1]}")
+        return distances(x, self.cluster_centers_).argmin(axis=1)
 
 
-def points(data: Data) -> np.ndarray:
-    """The examples as float64 [n, d]."""
-    first = tree.first_leaf(data.x)
-    return np.asarray(first, dtype=float).reshape(len(first), -1)
+def points(data: Data, where: str) -> np.ndarray:
+    """The examples as float64 [n, d]; DataError, naming ``where``, for columns by name, text, NaN or Inf."""
+    if isinstance(data.x, Mapping):
+        raise DataError(f"{where} has x as columns {tree.describe(data.x)}: stack them into one array [n, d]")
+    x = arrays.asnumpy(data.x)
+    if x.dtype.kind not in "biuf" or x.ndim < 1:
+        raise DataError(f"{where} has x of type {x.dtype} in shape {x.shape}: give numbers in shape [n, d]")
+    x = x.reshape(len(x), math.prod(x.shape[1:])).astype(float, copy=False)
+    if not np.isfinite(x).all():
+        raise DataError(f"{where} has NaN or Inf in x: fill it in first, or leave those rows out")
+    return x
 
 
 def distances(x: np.ndarray, centers: np.ndarray) -> np.ndarray:
