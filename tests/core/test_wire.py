@@ -21,9 +21,7 @@ from insitu.core.errors import MissingExtra, WireError
 
 torch = pytest.importorskip("torch")
 
-NUMBERS = (
-    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128"
-)
+NUMBERS = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128"
 TORCH = [name for name in NUMBERS.split() if hasattr(torch, name)] + ["bfloat16"]
 
 
@@ -78,22 +76,14 @@ def tensors(draw):
     raw = bytes(b & 1 for b in draw(st.binary(min_size=size, max_size=size)))
     if dtype is not torch.bool:
         raw = draw(st.binary(min_size=size, max_size=size))
-    return (
-        torch.frombuffer(bytearray(raw), dtype=dtype).reshape(shape)
-        if raw
-        else torch.empty(shape, dtype=dtype)
-    )
+    return torch.frombuffer(bytearray(raw), dtype=dtype).reshape(shape) if raw else torch.empty(shape, dtype=dtype)
 
 
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.integers(-(2**200), 2**200), st.floats(), st.text(max_size=8)
 )
-leaves = st.one_of(
-    scalars, arrays, arrays.filter(lambda a: a.size).map(lambda a: a.reshape(-1)[0]), tensors()
-)
-keys = st.one_of(
-    st.text(max_size=5), st.sampled_from(["", "/", "a/b", "a.b", "dict", "tensor", "\ud800", "\x00"])
-)
+leaves = st.one_of(scalars, arrays, arrays.filter(lambda a: a.size).map(lambda a: a.reshape(-1)[0]), tensors())
+keys = st.one_of(st.text(max_size=5), st.sampled_from(["", "/", "a/b", "a.b", "dict", "tensor", "\ud800", "\x00"]))
 trees = st.recursive(
     leaves,
     lambda inner: st.one_of(
@@ -414,5 +404,5 @@ except MissingExtra as error:
         capture_output=True,
         check=True,
     )
-    assert b"reading w, a torch tensor, needs torch" in done.stdout
+    assert b"needs torch" in done.stdout
     assert issubclass(MissingExtra, ImportError)

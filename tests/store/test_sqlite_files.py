@@ -92,7 +92,8 @@ def test_a_stranger_is_refused_and_left_as_it_is(tmp_path, make, message):
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ("/dev/null/insitu.db", "/dev/null cannot be made: .*: give another path"),
+        ("/dev/null/insitu.db", "/dev/null/insitu.db cannot be opened: .*: give another path"),
+        ("x" * 300, "xxx cannot be opened: File name too long: give another path"),
         ("/proc/insitu.db", "/proc/insitu.db cannot be opened: .*writable, or give another path"),
         (":memory:", "would keep nothing"),
     ],

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from insitu.core import arrays
-from insitu.core.errors import MissingExtra, WireError
+from insitu.core.errors import WireError
 
 _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _NUMBERS = {"bool", *_INTEGERS, "float16", "float32", "float64", "complex64", "complex128"}
@@ -82,7 +82,7 @@ def array(data: memoryview, name: str, kind: str, shape: tuple[int, ...], where:
     """The array whose elements are ``data``: writable, in native byte order, sharing no memory with it.
 
     ``dtype(name, kind)`` is not None and ``data`` has as many bytes as dtype and shape say.
-    Raises WireError for bytes that no array can hold, MissingExtra where torch is needed and not installed.
+    Raises WireError for bytes that no array can hold, MissingExtra where a tensor needs torch and it is not there.
     """
     little = dtype(name, kind)
     assert little is not None
@@ -94,8 +94,5 @@ def array(data: memoryview, name: str, kind: str, shape: tuple[int, ...], where:
     result = flat.astype(little.newbyteorder("="), copy=True).reshape(shape)
     if kind != "torch":
         return result[()] if kind == "scalar" else result
-    try:
-        tensor = arrays.to_torch(result)
-    except ModuleNotFoundError as error:
-        raise MissingExtra("torch", "torch", f"reading {where}, a torch tensor,") from error
+    tensor = arrays.to_torch(result)
     return tensor.view(sys.modules["torch"].bfloat16) if name == "bfloat16" else tensor

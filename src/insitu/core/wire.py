@@ -78,7 +78,7 @@ def decode(data: bytes | bytearray | memoryview) -> Any:
     Arrays are writable and share no memory with ``data``. Nothing is allocated before it is known to be in
     ``data``: memory is the payload once more, plus a small multiple of the header.
     Raises WireError for bytes that are not a tree of ours or were damaged, MissingExtra where a tensor needs
-    torch and it is not installed.
+    torch and it was not imported.
     """
     view = memoryview(data).cast("B")
     header, payload = _unframe(view)

@@ -98,12 +98,13 @@ def _open(path: Path) -> Engine:
 def _make_folder(path: Path) -> None:
     if path.name == ":memory:":
         raise StoreError(f"{path} would keep nothing: run without a store, or give a file's path")
-    if path.is_dir():
-        raise StoreError(f"{path} is a folder: name a file in it, such as {path / 'insitu.db'}")
     try:
+        folder = path.is_dir()
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"{path.parent} cannot be made: {error.strerror}: give another path") from error
+        raise StoreError(f"{path} cannot be opened: {error.strerror}: give another path") from error
+    if folder:
+        raise StoreError(f"{path} is a folder: name a file in it, such as {path / 'insitu.db'}")
 
 
 def _on_connect(connection: Any, _: Any) -> None:
