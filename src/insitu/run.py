@@ -133,7 +133,8 @@ class _Loop:
         self.store.rewind(self.id, checkpoint.round)
         for event in self.store.events(self.id):
             self.history.take(event)
-        return Model(checkpoint.round, checkpoint.state, dict(checkpoint.stages))
+        aside = checkpoint.stages
+        return Model(checkpoint.round, checkpoint.state, dict(aside["stages"]), dict(aside["pending"]))
 
     def _train(self, server: Server, model: Model, choices: dict[str, Any]) -> Result:
         began, status = time.monotonic(), "finished"
@@ -194,7 +195,7 @@ class _Loop:
             events.RoundCommitted(
                 self.id, model.version, len(outcome.reports), len(outcome.failures), seconds,
                 measuring.pooled(outcome.reports), sum(r.bytes_up for r in outcome.reports),
-                down * outcome.asked, self.plan.algorithm.measures(model.state),
+                down * outcome.asked, {**outcome.measures, **self.plan.algorithm.measures(model.state)},
             )
         )  # fmt: skip
         every = self.plan.evaluate_every
@@ -203,7 +204,8 @@ class _Loop:
         if self.store:
             finished = model.version == self.rounds
             changed = server.memories.changed()
-            self.store.commit(self.id, Checkpoint(model.version, model.state, model.stages, changed, finished))
+            aside = {"stages": model.stages, "pending": model.pending}
+            self.store.commit(self.id, Checkpoint(model.version, model.state, aside, changed, finished))
         return model
 
     def _evaluate(self, server: Server, model: Model) -> None:

@@ -36,6 +36,7 @@ class Gossip(LocalSGD):
 
     topology: str = "ring"
     weights: Literal["examples", "uniform"] = "uniform"
+    tells_changes: ClassVar[bool] = False
     learner_needed: ClassVar[Literal["gradient", "any", "none"]] = "any"
     limit: ClassVar[str | None] = "topology='complete' is fedavg with uniform weights"
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -59,6 +59,8 @@ class Work:
 
 class Descent(Algorithm):
     """A method whose clients descend along gradients. Its state is ``{"shared", "buffers", "server", …}``."""
+
+    tells_changes: ClassVar[bool] = True
 
     # What a method is made of: its fields answer these five.
 

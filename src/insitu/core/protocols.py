@@ -39,6 +39,8 @@ class Algorithm(Part, ABC):
     limit: ClassVar[str | None] = None
     """The limit case, in words that the contract test knows (``"mu=0 is fedavg"``), or None."""
     learner_needed: ClassVar[Literal["gradient", "any", "none"]] = "gradient"
+    tells_changes: ClassVar[bool] = False
+    """Whether the update's ``shared`` part is a change or a gradient, which a late answer's age may scale down."""
 
     @abstractmethod
     def init(self, start: Variables | None) -> State:

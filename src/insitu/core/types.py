@@ -115,6 +115,7 @@ class Task:
     index    the client's place in the cohort; blocks are cut and folded in this order
     place    the client's place in the population
     seed     the run's seed, from which every random choice is derived
+    discount what a late answer's change is multiplied by (asynchronous methods)
     """
 
     run: str
@@ -127,6 +128,7 @@ class Task:
     index: int = 0
     place: int = 0
     block: int = 0
+    discount: float = 1.0
 
 
 @dataclass(frozen=True)

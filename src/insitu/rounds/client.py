@@ -26,6 +26,9 @@ def answer(plan: Plan, task: Task, update: Update, own: Tree | None, memory: Tre
     if task.kind != "train":
         return Answer(task, update, memory)
     check_update(task.client, update)
+    if task.discount != 1:
+        late = tree.scale(update.value["shared"], task.discount)
+        update = Update({**update.value, "shared": late}, update.weight, update.metrics)
     stages = dict((memory or {}).get("stages") or {})
     for i, stage in enumerate(plan.stages):
         context = Context(task.round, 0, seed=task.seed, client=task.client)

@@ -12,6 +12,7 @@ from insitu.core.errors import PlanError
 from insitu.core.part import plain
 from insitu.core.protocols import Algorithm, Cohort, FitLearner, GradientLearner, Learner, Reduce, Stage
 from insitu.core.types import Schema, Variables
+from insitu.rounds.buffered import Buffered
 from insitu.rounds.cohort import Everyone
 from insitu.rounds.policy import Policy
 
@@ -28,6 +29,8 @@ class Plan:
     reduce            how updates become a total; None: as the algorithm says
     cohort            who takes part in a round
     policy            when a round is complete or void
+    buffered          asynchronous rounds of K answers (:class:`~insitu.rounds.buffered.Buffered`), which draw their
+                      clients by themselves; None: every round waits for its cohort
     evaluate_every    evaluate after every so many rounds, and after the last; 0: never
     evaluate_cohort   which clients evaluate on their held-out part; None: all of them
     block             clients folded as one block; None: a quarter of the cohort, at most 256
@@ -41,6 +44,7 @@ class Plan:
     reduce: Reduce = None  # type: ignore[assignment]
     cohort: Cohort = field(default_factory=Everyone)
     policy: Policy = field(default_factory=Policy)
+    buffered: Buffered | None = None
     evaluate_every: int = 1
     evaluate_cohort: Cohort | None = None
     block: int | None = None
@@ -65,6 +69,7 @@ class Plan:
             checks.count(block=self.block)
         self._check_learner()
         self._check_stages()
+        self._check_buffered()
         if (reason := self.algorithm.refuses(self.reduce)) is not None:
             raise PlanError(reason)
 
@@ -115,6 +120,24 @@ class Plan:
                     " use the mean"
                 )
 
+    def _check_buffered(self) -> None:
+        if self.buffered is None:
+            return
+        if not isinstance(self.buffered, Buffered):
+            raise PlanError(f"buffered={self.buffered!r} is not a Buffered: {_instance(self.buffered, 'Buffered(10)')}")
+        name = type(self.algorithm).__name__
+        if not self.algorithm.tells_changes or not isinstance(self.learner, GradientLearner):
+            raise PlanError(
+                f"buffered rounds discount a client's change of the model by its age, and {name} with"
+                f" {_name(self.learner)} tells none: use FedAvg, FedProx, Scaffold or FedSGD with a learner that has"
+                " gradients, or leave buffered out"
+            )
+        if self.cohort != Everyone() or self.policy.over_select:
+            raise PlanError(
+                "buffered rounds draw their clients one by one: leave cohort and over_select out, and say"
+                " Buffered(size=…, concurrency=…)"
+            )
+
     def config(self) -> dict[str, Any]:
         """The plan as JSON-ready data."""
         return {
@@ -124,6 +147,7 @@ class Plan:
             "reduce": self.reduce.config(),
             "cohort": self.cohort.config(),
             "policy": self.policy.config(),
+            "buffered": plain(self.buffered),
             "evaluate_every": self.evaluate_every,
             "evaluate_cohort": plain(self.evaluate_cohort),
             "block": self.block,
