@@ -5,7 +5,8 @@ from __future__ import annotations
 import secrets
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,10 +70,8 @@ def run(
     plan = plan.resolve(clients.schema())
     test = evaluation_data(plan, evaluate)
     check_clients(plan, clients, int(seed))
-    with Interrupt() as interrupt:
-        return _Loop(plan, clients, rounds, int(seed), test, interrupt).go(
-            engine, _open_store(store), observers, resume
-        )
+    with Interrupt() as interrupt, _opened(store) as opened:
+        return _Loop(plan, clients, rounds, int(seed), test, interrupt).go(engine, opened, observers, resume)
 
 
 @dataclass
@@ -108,7 +107,7 @@ class _Loop:
             if store and not record:
                 chosen = {"engine": engine.config(), "choices": session.choices}
                 store.create(self.id, {**self._record(digest), **chosen})
-            model = self._restored(start, checkpoint)
+            model = self._restored(start, checkpoint, resumed=record is not None)
             self._emit(
                 events.RunStarted(
                     self.id, model.version, engine.part_name(), self.rounds, len(self.clients), choices,
@@ -122,14 +121,16 @@ class _Loop:
         finally:
             session.close()
             if store:
-                store.close()
+                store.flush()
 
-    def _restored(self, start: Any, checkpoint: Checkpoint | None) -> Model:
-        if checkpoint is None:
-            if self.store:
-                self.store.flush()
+    def _restored(self, start: Any, checkpoint: Checkpoint | None, *, resumed: bool) -> Model:
+        if self.store is None:
             return Model(0, self.plan.algorithm.init(start))
-        assert self.store is not None
+        if checkpoint is None:
+            if resumed:
+                self.store.rewind(self.id, 0)
+            self.store.flush()
+            return Model(0, self.plan.algorithm.init(start))
         self.store.rewind(self.id, checkpoint.round)
         for event in self.store.events(self.id):
             self.history.take(event)
@@ -258,12 +259,16 @@ def _new_id() -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
-def _open_store(store: Any) -> Store | None:
+@contextmanager
+def _opened(store: Any) -> Iterator[Store | None]:
+    """A store out of a path, closed at the end; a Store that was given stays open."""
     if store is None or not isinstance(store, (str, Path)):
-        return store
+        yield store
+        return
     from insitu.store.sqlite import SqliteStore
 
-    return SqliteStore(store)
+    with closing(SqliteStore(store)) as opened:
+        yield opened
 
 
 def _default_observers() -> list[Callable[[events.Event], None]]:

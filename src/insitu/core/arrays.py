@@ -8,11 +8,12 @@ so it is looked up among the loaded modules and never imported here.
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
-from insitu.core.errors import MissingExtra
+from insitu.core.errors import MissingExtra, WireError
 
 Array = Any
 """A ``numpy.ndarray`` or a ``torch.Tensor``."""
@@ -118,5 +119,7 @@ def to_torch(x: np.ndarray) -> Array:
     """A NumPy array as a torch tensor, sharing its memory where that can be written to."""
     torch = sys.modules.get("torch")
     if torch is None:
-        raise MissingExtra("torch", "torch", "reading a tensor (import torch first where it is installed)")
+        if find_spec("torch") is not None:
+            raise WireError("these bytes hold torch tensors, and torch is not imported yet: import torch first")
+        raise MissingExtra("torch", "torch", "reading a torch tensor")
     return torch.from_numpy(x if x.flags.writeable else x.copy())

@@ -293,7 +293,10 @@ class Store(Protocol):
         ...
 
     def record(self, run: str) -> dict[str, Any]:
-        """The record of a run. Raises ResumeError, naming the nearest id, where there is none."""
+        """The record of a run, with its ``id``, ``started`` and ``status``; a unique prefix of the id will do.
+
+        Raises ResumeError, naming the nearest id, where there is none.
+        """
         ...
 
     def update(self, run: str, **fields: Any) -> None:
@@ -321,7 +324,7 @@ class Store(Protocol):
         ...
 
     def rewind(self, run: str, round: int) -> None:
-        """Forgets events of rounds after ``round``: they are computed again."""
+        """Forgets events of rounds after ``round``, which are computed again, and makes this store the run's writer."""
         ...
 
     def runs(self) -> list[dict[str, Any]]:
