@@ -65,6 +65,10 @@ class Vectorized(Engine):
 
     def _choose(self, setting: Setting) -> dict[str, Any]:
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            torch.zeros(1, device=device)
+        except (AssertionError, RuntimeError) as error:
+            raise EngineError(f"device={device!r} cannot be used here ({error}): leave device out, or 'cpu'") from error
         start = setting.plan.learner.init(setting.seed)
         size = sum(x.numel() for x in tree.values(start.shared))
         lanes = self.lanes or (16 if size <= 50_000 else 8 if size <= 500_000 else 4) * (1 if device == "cpu" else 4)
@@ -78,10 +82,10 @@ class Vectorized(Engine):
         }
 
     def _worth_compiling(self, setting: Setting, lanes: int) -> bool:
-        if shutil.which("g++") is None and shutil.which("clang++") is None:
-            return False
         plan, clients = setting.plan, setting.clients
-        cohort = len(plan.cohort.sample(len(clients), setting.seed, 1))
+        if plan.learner.mixes or (shutil.which("g++") is None and shutil.which("clang++") is None):
+            return False
+        cohort = plan.buffered.size if plan.buffered else len(plan.cohort.sample(len(clients), setting.seed, 1))
         examples = clients.size_at(0) or 100
         work = plan.algorithm.work()
         per_epoch = max(1, examples // (work.batch_size or examples))

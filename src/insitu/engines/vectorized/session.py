@@ -28,6 +28,10 @@ class VectorizedSession:
         algorithm: Descent = self.plan.algorithm
         self.lanes = Lanes(algorithm, self.plan.learner, choices["lanes"], choices["device"], choices["compile"])
         self._proven = False
+        # A resumed run sums with as many threads as before: another number may give other bits.
+        self._threads = torch.get_num_threads()
+        if self._threads != choices["threads"]:
+            torch.set_num_threads(choices["threads"])
 
     def run(self, work: Iterable[Task]) -> Iterator[Answer | Folded | Failure]:
         for (kind, _), tasks in groupby(work, key=lambda task: (task.kind, task.block)):
@@ -40,6 +44,8 @@ class VectorizedSession:
     def close(self) -> None:
         """Lets go of the lanes' memory."""
         del self.lanes
+        if self._threads != self.choices["threads"]:
+            torch.set_num_threads(self._threads)
 
     def _block(self, tasks: Sequence[Task]) -> Iterator[Answer | Folded | Failure]:
         """One block, longest client first so that lanes end together; the order depends on the block alone."""
