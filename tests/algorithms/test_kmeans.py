@@ -122,6 +122,13 @@ def test_first_centres_of_the_clients_find_the_clusters():
     np.testing.assert_allclose(sorted_rows(centers), [[0, 0], [4, 4], [8, 8]], atol=0.2)
 
 
+def test_first_centres_lead_near_the_best_that_there_is():
+    best = sklearn.cluster.KMeans(3, n_init=20, random_state=0).fit(IRIS.x).inertia_
+    for seed in range(8):
+        clients = people(IRIS.x, dirichlet(IRIS.y, 8, alpha=0.3, seed=seed))
+        assert train(KMeans(k=3), clients, 12, seed=seed).history[-1]["inertia"] < 1.02 * best
+
+
 def test_round_one_makes_the_centres_and_measures_nothing():
     history = train(KMeans(k=3), people(BLOBS, iid(120, 6)), 2).history
     assert "inertia" not in history[0]
