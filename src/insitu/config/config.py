@@ -11,6 +11,7 @@ from insitu.config import parts, toml
 from insitu.config.data import DataTable, population
 from insitu.config.learners import learner
 from insitu.config.place import Place
+from insitu.core import checks
 from insitu.core.errors import PlanError
 from insitu.core.types import Data, Population
 from insitu.rounds.buffered import Buffered
@@ -34,6 +35,9 @@ class RunTable:
     evaluate_every: int = 1
     evaluate_cohort: str | dict[str, Any] | None = None
     block: int | None = None
+
+    def __post_init__(self) -> None:
+        checks.count(rounds=self.rounds)  # before anything is read or opened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +147,6 @@ def of_tables(tables: dict[str, Any], overrides: Iterable[str] = (), place: Plac
     """The configuration that these tables are; relative paths start from ``place``, or the current directory."""
     place = place or Place("the configuration", Path.cwd())
     whole = Tables(**parts.arguments(Tables, toml.override(tables, overrides), place, "a configuration"))
-    run = RunTable(**parts.arguments(RunTable, whole.run, place.at("run"), "this table"))
-    data = DataTable(**parts.arguments(DataTable, whole.data, place.at("data"), "this table"))
+    run = parts.of_class(RunTable, whole.run, place.at("run"))
+    data = parts.of_class(DataTable, whole.data, place.at("data"))
     return Config(whole, run, data, place)

@@ -1,0 +1,1 @@
+"""The command line: one command a file. Heavy imports are inside functions, so that ``--help`` is there at once."""

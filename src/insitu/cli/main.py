@@ -1,0 +1,46 @@
+"""``insitu``: the application and its commands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from insitu.cli.demo import demo
+from insitu.cli.guard import Guarded
+from insitu.cli.new import new
+from insitu.cli.partition import partition
+from insitu.cli.run import run
+from insitu.cli.runs import runs
+from insitu.cli.show import show
+from insitu.version import __version__
+
+app = typer.Typer(
+    name="insitu",
+    cls=Guarded,
+    help="Trains one model on data that stays where it is.",
+    no_args_is_help=True,
+    # A traceback in a box hides what a bug report needs.
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (new, run, runs, show, partition, demo):
+    app.command()(command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"insitu {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+    ] = False,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", envvar="INSITU_TRACEBACK", help="Show the whole traceback of an error.")
+    ] = False,
+) -> None:
+    """Trains one model on data that stays where it is."""
