@@ -1,0 +1,8 @@
+"""scikit-learn manners: ``fit(X, y, groups=hospital)`` and ``predict(X)``, with one client for each group."""
+
+from insitu.estimators.classifier import FederatedClassifier
+from insitu.estimators.kmeans import FederatedKMeans
+from insitu.estimators.knn import FederatedKNeighborsClassifier
+from insitu.estimators.regressor import FederatedRegressor
+
+__all__ = ["FederatedClassifier", "FederatedKMeans", "FederatedKNeighborsClassifier", "FederatedRegressor"]
