@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from insitu.core import tree
 from insitu.core.errors import PlanError
-from insitu.core.protocols import Answering, Setting
+from insitu.core.protocols import Answering, Engine, Setting
 from insitu.core.types import Variables
 from insitu.history import History
 from insitu.rounds.evaluate import predict
@@ -38,6 +39,7 @@ class Result:
     state: Any = field(repr=False)
     memories: Memories = field(repr=False)
     clients: Any = field(repr=False)
+    engine: Engine = field(repr=False)
 
     @property
     def variables(self) -> Variables:
@@ -96,10 +98,8 @@ class AskedModel:
 
     def predict(self, x: Any) -> Any:
         """Predictions [n]: every client answers for all of x [n, d]."""
-        from insitu.engines.inline import Inline
-
         result = self.result
         setting = Setting(result.plan, result.clients, result.memories, result.rounds, result.seed)
-        session = Inline().open(setting)
-        server = Server(result.id, result.plan, session, result.clients, result.memories, result.seed)
-        return predict(server, Model(result.rounds, result.state), x)
+        with closing(result.engine.open(setting)) as session:
+            server = Server(result.id, result.plan, session, result.clients, result.memories, result.seed)
+            return predict(server, Model(result.rounds, result.state), x)

@@ -117,7 +117,7 @@ class _Loop:
             for notice in self._pending:
                 self._emit(notice)
             server = Server(self.id, self.plan, session, self.clients, memories, self.seed)
-            return self._train(server, model, choices)
+            return self._train(server, model, choices, engine)
         finally:
             session.close()
             if store:
@@ -137,7 +137,7 @@ class _Loop:
         aside = checkpoint.stages
         return Model(checkpoint.round, checkpoint.state, dict(aside["stages"]), dict(aside["pending"]))
 
-    def _train(self, server: Server, model: Model, choices: dict[str, Any]) -> Result:
+    def _train(self, server: Server, model: Model, choices: dict[str, Any], engine: Engine) -> Result:
         began, status = time.monotonic(), "finished"
         while model.version < self.rounds:
             if self.interrupt.wanted:
@@ -154,7 +154,7 @@ class _Loop:
             self.store.flush()
         return Result(
             self.id, status, model.version, self.history, {**choices, **server.session.choices}, self.plan,
-            self.seed, model.state, server.memories, self.clients,
+            self.seed, model.state, server.memories, self.clients, engine,
         )  # fmt: skip
 
     def _round(self, server: Server, model: Model) -> tuple[Outcome, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,9 @@ class Batches:
     def __getitem__(self, step: int) -> np.ndarray:
         start = self.ends[step - 1] if step else 0
         return self.order[start : self.ends[step]]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[step] for step in range(len(self)))
 
     def largest(self) -> int:
         """The examples in the largest step."""

@@ -125,8 +125,8 @@ class Descent(Algorithm):
             return self.measure(task, client, learner, memory), memory
         job = self.open(task, client, learner, memory)
         carry = job.carry
-        for step in range(len(job.batches)):
-            carry = self.step(learner, job.fixed, carry, self.batch(learner, job, job.batches[step]))
+        for index in job.batches:
+            carry = self.step(learner, job.fixed, carry, self.batch(learner, job, index))
         return self.close(learner, job, carry)
 
     def tell(self, state: dict[str, Any], total: Total, round: int) -> dict[str, Any]:

@@ -1,0 +1,73 @@
+"""The examples run, and show what their pages say."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def example(name: str) -> ModuleType:
+    """A script of the examples' folder as a module."""
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_example_has_a_page_and_a_test() -> None:
+    source = Path(__file__).read_text()
+    for script in EXAMPLES.glob("*.py"):
+        assert (EXAMPLES.parent / "docs" / "examples" / f"{script.stem}.md").is_file(), script
+        assert f'"{script.stem}"' in source, script
+
+
+def test_iris_predictions_are_the_same_wherever_the_rows_are() -> None:
+    predictions = example("iris_knn").main()
+    assert len(predictions) == 4
+    central = predictions.pop("central, scikit-learn")
+    assert len(central) == 30
+    for name, labels in predictions.items():
+        np.testing.assert_array_equal(labels, central, err_msg=name)
+
+
+def test_the_loop_by_hand_and_the_library_agree() -> None:
+    torch = pytest.importorskip("torch")
+    module = example("fedavg_plain")
+    for dtype, limit in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+        plain, ours = module.main(dtype)
+        assert np.abs(plain).max() > 0.1
+        assert np.abs(plain - ours).max() <= limit * np.abs(plain).max()
+
+
+def test_the_loop_by_hand_is_short() -> None:
+    assert len((EXAMPLES / "fedavg_plain.py").read_text().splitlines()) < 60
+
+
+def test_a_model_object_learns_as_well_split_as_whole() -> None:
+    found = example("worker_server").main(rounds=15)
+    whole = found["one machine, all data"]
+    assert whole > 0.9
+    assert found["distributed, 4 shards on 2 workers"] > whole - 0.02
+    assert found["federated, 20 uneven clients"] > whole - 0.05
+
+
+def test_peers_agree_as_fast_as_their_topology_lets_them(tmp_path: Path) -> None:
+    module = example("peer_averaging")
+    found = module.main(nodes=12, rounds=30, picture=str(tmp_path / "agreement.png"))
+    assert (tmp_path / "agreement.png").stat().st_size > 10_000
+    assert found["complete"][0] < 1e-9
+    for topology in ("ring", "grid"):
+        rate = (found[topology][25] / found[topology][15]) ** 0.1
+        assert rate == pytest.approx(module.second_eigenvalue(topology, 12), abs=0.01)
+    # By the theory of a symmetric mixing matrix, no round keeps more than its second eigenvalue.
+    for topology, values in found.items():
+        kept = np.array(values[1:10]) / np.maximum(values[:9], 1e-12)
+        assert (kept <= module.second_eigenvalue(topology, 12) + 1e-6).all() or values[0] < 1e-9
