@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from datetime import timedelta
@@ -433,6 +434,16 @@ def test_an_algorithm_of_the_users(coded):
     )
 
 
+def test_an_optimizer_of_the_users(coded):
+    text = (
+        "from dataclasses import dataclass\nfrom insitu.core.optim import Sgd\n"
+        "@dataclass(frozen=True)\nclass Mine(Sgd):\n    pass\n"
+    )
+    (coded / "mine.py").write_text(text, encoding="utf-8")
+    for change in ("algorithm.optimizer=mine.py:Mine", 'algorithm.optimizer={ name = "mine.py:Mine" }'):
+        assert type(plan_of(coded, change).algorithm.optimizer).__name__ == "Mine"
+
+
 def test_black_boxes(coded):
     learner = (
         'learner={ name = "sklearn", estimator = "sklearn.linear_model:SGDClassifier", arguments = { alpha = 1 } }'
@@ -535,6 +546,16 @@ def test_tables_need_no_file():
 
 
 # ---------------------------------------------------------------- the documentation
+
+
+PROGRAMS = re.findall(r"^```python\n(.*?)^```", DOCS.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=range(len(PROGRAMS)))
+def test_the_pages_programs_run(program, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(program, DOCS.name, "exec"), {})
+    assert len(os.listdir(tmp_path)) == 1
 
 
 BLOCKS = re.findall(r"^```toml\n(.*?)^```", DOCS.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)

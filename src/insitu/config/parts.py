@@ -123,10 +123,11 @@ def fit(value: Any, hint: Any, place: Place, key: str) -> Any:
     """The value as the annotation wants it: an optimiser or schedule made, code found, plain values checked."""
     alternatives = types.members(hint)
     for base, finder in _NESTED.items():
-        if base in alternatives and (isinstance(value, dict) or (isinstance(value, str) and str not in alternatives)):
+        if base not in alternatives or not isinstance(value, (str, dict)):
+            continue
+        if isinstance(value, dict) or str not in alternatives or code.is_reference(value):
             return make(value, finder, place.at(key))
-        if base in alternatives and isinstance(value, str) and not code.is_reference(value):
-            target_of(value, finder, place.at(key))  # the name stays as it is, once it is known to be one
+        target_of(value, finder, place.at(key))  # the name stays as it is, once it is known to be one
     if isinstance(value, str) and Path in alternatives:
         return place.path(value)
     if types.takes_objects(hint) and (found := _referred(value, place, key)) is not value:

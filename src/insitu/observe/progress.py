@@ -55,6 +55,7 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+        self._tell_rest()
 
     def __call__(self, event: events.Event) -> None:
         if self._lines is not None:
@@ -74,8 +75,8 @@ class Progress:
     def _in_lines(self, lines: Lines, event: events.Event) -> None:
         if not isinstance(event, events.ClientFailed) or self._said(event) is not None:
             lines(event)
-        if isinstance(event, (events.RunFinished, events.RunStopped)) and (rest := self._uncounted()):
-            lines(events.Notice(event.run, event.round, rest))
+        if isinstance(event, (events.RunFinished, events.RunStopped)):
+            self._tell_rest()
 
     def _said(self, event: events.Event) -> str | None:
         """What is worth a line above the bar, or None."""
@@ -89,13 +90,16 @@ class Progress:
                 return f"round {event.round}: client {event.client!r} failed: {event.error}"
         return None
 
-    def _uncounted(self) -> str:
+    def _tell_rest(self) -> None:
+        """Counts the failures that were not shown; at the end, whether the run came to a good one or not."""
         rest = self._failures - SHOWN
-        return f"and {rest} more failure{'s' if rest > 1 else ''} of clients" if rest > 0 else ""
+        self._failures = 0
+        if rest > 0:
+            self._print(f"and {rest} more failure{'s' if rest > 1 else ''} of clients", "yellow")
 
     def _start(self, event: events.RunStarted) -> None:
         self.close()
-        self._failures, self._metrics = 0, {}
+        self._metrics = {}
         self._recent.clear()
         chosen = ", ".join(f"{name} {value}" for name, value in event.choices.items() if name != "engine")
         resumed = f", resumed after round {event.round}" if event.resumed else ""
@@ -132,8 +136,6 @@ class Progress:
 
     def _end(self, event: events.RunFinished | events.RunStopped) -> None:
         self.close()
-        if rest := self._uncounted():
-            self._print(rest, "yellow")
         if isinstance(event, events.RunStopped):
             self._print(event.reason, "yellow")
 
