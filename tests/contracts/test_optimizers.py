@@ -1,4 +1,4 @@
-"""Every optimiser of the core against torch.optim, or against its paper's formula written out; NumPy and torch alike."""
+"""Every optimiser of the core against torch.optim, or its paper's formula written out; NumPy and torch alike."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -63,7 +65,7 @@ def test_merging_blocks_is_adding_one_by_one(cls, cuts):
     reduce = cls()
     ends = [0, *sorted(cuts), 7]
     merged = reduce.zero()
-    for start, end in zip(ends[:-1], ends[1:], strict=True):
+    for start, end in itertools.pairwise(ends):
         merged = reduce.merge(merged, folded(reduce, range(start, end)))
     one, expected = total_of(reduce, merged), total_of(reduce, folded(reduce, range(7)))
     assert_same(one[0], expected[0])

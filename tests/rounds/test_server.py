@@ -259,10 +259,8 @@ def test_an_engine_that_folds_blocks_is_counted_by_its_clients():
     plan = scaffold(policy=Policy(quorum=1.0))
 
     class Folding:
-        choices: dict = {}
-
         def __init__(self, inner):
-            self.inner = inner
+            self.inner, self.choices = inner, {}
 
         def run(self, work):
             from insitu.rounds.fold import fold_in
