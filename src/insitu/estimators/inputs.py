@@ -7,12 +7,20 @@ from typing import Any
 import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import validate_data
 
 from insitu.core import arrays, checks
 from insitu.data import Clients
 from insitu.data.partition import iid
 from insitu.rounds.policy import Policy
+
+try:
+    from sklearn.utils.validation import validate_data
+except ImportError:  # scikit-learn before 1.6, where it was a method
+
+    def validate_data(_estimator: Any, *values: Any, **options: Any) -> Any:
+        """As in scikit-learn."""
+        return _estimator._validate_data(*values, **options)
+
 
 EVERYBODY = Policy(quorum=1.0)
 """A client that fails here is not away, it has unsuitable rows: its error is raised, and nobody is left out."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -21,6 +21,9 @@ from insitu.run import run
 
 class Trained(BaseEstimator):
     """A model trained by rounds over clients. The constructor stores its arguments; ``fit`` checks them."""
+
+    # How scikit-learn before 1.6 was told what its own checks must give the constructor.
+    _required_parameters: ClassVar[list[str]] = ["estimator"]
 
     def __init__(
         self,
