@@ -34,6 +34,8 @@ FLOORS = {
     "estimators": 4,
     "report": 4,
     "dashboard": 4,
+    "config": 4,
+    "demo": 5,
     "cli": 5,
     "__main__": 5,
 }
@@ -52,8 +54,8 @@ FOR_EVERYONE = {"version"}
 # and "" is everywhere.
 HOMES = {
     "numpy": ("",),
-    "torch": ("learners/torch", "engines/vectorized", "engines/spmd", "compress/powersgd"),
-    "sklearn": ("learners/sklearn", "learners/estimator", "estimators", "data/bundled"),
+    "torch": ("learners/torch", "engines/vectorized", "engines/spmd", "compress/powersgd", "demo"),
+    "sklearn": ("learners/sklearn", "learners/estimator", "estimators", "data/bundled", "demo"),
     "aiohttp": ("engines/https", "dashboard"),
     "sqlalchemy": ("store",),
     "cryptography": ("privacy", "engines/https"),

@@ -47,7 +47,9 @@ def like(x: Any, reference: Array) -> Array:
 
 
 def cast(x: Array, reference: Array) -> Array:
-    """The array ``x`` in the dtype of ``reference``, which is of the same kind."""
+    """The array ``x`` in the dtype of ``reference``; a NumPy ``x`` becomes a tensor where that is one."""
+    if is_torch(reference) and not is_torch(x):
+        return sys.modules["torch"].as_tensor(x, dtype=reference.dtype, device=reference.device)
     if x.dtype == reference.dtype:
         return x
     return x.to(reference.dtype) if is_torch(x) else x.astype(reference.dtype)

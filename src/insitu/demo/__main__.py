@@ -1,0 +1,5 @@
+"""``python -m insitu.demo``."""
+
+from insitu.demo.show import main
+
+main()
