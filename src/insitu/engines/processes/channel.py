@@ -1,0 +1,85 @@
+"""Frames between a parent and one worker, over a socket pair that nobody else has: nobody to authenticate."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+
+from insitu.engines.processes.pack import Packed, pack
+
+_HEADER = struct.Struct("<HIQ")
+"""Tag, how many parts, number; the parts' sizes and the parts follow."""
+
+
+class Tag(IntEnum):
+    """What a frame is. Down: the first six; up: the last three."""
+
+    LOAD = 1
+    OPEN = 2
+    MESSAGE = 3
+    BLOCK = 4
+    CANCEL = 5
+    STOP = 6
+    READY = 7
+    REFUSED = 8
+    DONE = 9
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One thing said: ``number`` is the block's or message's, so that late answers can be told apart."""
+
+    tag: Tag
+    number: int
+    packed: Packed
+
+
+class Channel:
+    """One end: one thread sends, one receives. Both raise OSError or EOFError where the other end is gone."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+
+    def fileno(self) -> int:
+        """The socket's file descriptor, to wait for."""
+        return self._socket.fileno()
+
+    def send(self, tag: Tag, number: int = 0, value: Any = None) -> None:
+        """Sends an object."""
+        self.post(Frame(tag, number, pack(value)))
+
+    def post(self, frame: Frame) -> None:
+        """Sends what was packed before."""
+        parts: Sequence[Any] = [frame.packed.head, *frame.packed.buffers]
+        sizes = struct.pack(f"<{len(parts)}Q", *(memoryview(part).nbytes for part in parts))
+        self._socket.sendall(_HEADER.pack(frame.tag, len(parts), frame.number) + sizes)
+        for part in parts:
+            self._socket.sendall(part)
+
+    def receive(self) -> Frame:
+        """The next frame, as soon as all of it is here."""
+        tag, parts, number = _HEADER.unpack(self._take(_HEADER.size))
+        sizes = struct.unpack(f"<{parts}Q", self._take(8 * parts))
+        head, *buffers = (self._take(size) for size in sizes)
+        return Frame(Tag(tag), number, Packed(head, buffers))
+
+    def close(self) -> None:
+        """Lets go of this end: the other end's next ``receive`` raises EOFError."""
+        self._socket.close()
+
+    def _take(self, size: int) -> memoryview:
+        """So many bytes, in memory that can be written to: an array made of it is like one made by its owner."""
+        view = np.empty(size, np.uint8).data
+        at = 0
+        while at < size:
+            got = self._socket.recv_into(view[at:])
+            if not got:
+                raise EOFError("the other process is gone")
+            at += got
+        return view

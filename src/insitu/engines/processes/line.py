@@ -1,0 +1,99 @@
+"""The blocks of one call of ``run``, in order, from being pulled to being passed on."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+from insitu.core.types import Answer, Failure, Folded, Task
+from insitu.engines.processes.orders import Done, Lost
+
+
+@dataclass(eq=False)
+class Block:
+    """Consecutive tasks that one worker works off.
+
+    number   by which its answer is known
+    version  of the inner engine's choices with which it was handed out last
+    done     what came back
+    """
+
+    number: int
+    tasks: list[Task]
+    version: int = 0
+    done: Done | Lost | None = None
+
+
+class Line:
+    """Answers are passed on in the order of the blocks, whichever is there first.
+
+    So a round that is complete before all have answered (over-selection) is complete with the same clients for any
+    number of workers.
+    """
+
+    def __init__(self, work: Iterable[Task], numbers: Iterator[int], most: int) -> None:
+        """``most`` blocks may be waiting or under way; no more are pulled."""
+        self._work = (list(tasks) for _, tasks in groupby(work, key=lambda task: (task.kind, task.block)))
+        self._numbers, self._most = numbers, most
+        self._pulled = False
+        self._blocks: deque[Block] = deque()
+        self._again: deque[Block] = deque()
+
+    def waiting(self) -> bool:
+        """Whether nothing can be passed on before more comes back."""
+        return not self.ready() and not self.over()
+
+    def over(self) -> bool:
+        """Whether all work was pulled, done and passed on."""
+        return self._pulled and not self._blocks
+
+    def next(self) -> Block | None:
+        """A block to be handed out; None where there is none, or no room for more."""
+        if self._again:
+            return self._again.popleft()
+        if len(self._blocks) >= self._most:
+            return None
+        if (tasks := next(self._work, None)) is None:
+            self._pulled = True
+            return None
+        self._blocks.append(Block(next(self._numbers), tasks))
+        return self._blocks[-1]
+
+    def take(self, number: int, done: Done | Lost, version: int) -> None:
+        """What came back for a block; it is worked off again where choices have changed since it was handed out."""
+        block = next((block for block in self._blocks if block.number == number), None)
+        if block is None:
+            return  # of an earlier call, cancelled
+        if block.version == version or isinstance(done, Lost):
+            block.done = done
+        else:
+            self._again.append(block)
+
+    def ready(self) -> bool:
+        """Whether the next block to be passed on is done."""
+        return bool(self._blocks) and self._blocks[0].done is not None
+
+    def first(self) -> Block | None:
+        """The next block to be passed on, if it is done. It leaves the line."""
+        return self._blocks.popleft() if self.ready() else None
+
+    def again(self) -> None:
+        """Choices have changed: what is done and waits is to be worked off again."""
+        for block in self._blocks:
+            if isinstance(block.done, Done):
+                block.done = None
+                self._again.append(block)
+
+
+def told(block: Block) -> Iterator[Answer | Folded | Failure]:
+    """A block's answers, each with the task it answers; or a failure a client, where the block was lost."""
+    if isinstance(block.done, Lost):
+        for task in block.tasks:
+            yield Failure(task.client, task.index, task.block, block.done.error, block.done.trace)
+    elif block.done is not None:
+        tasks: dict[int, Any] = {task.index: task for task in block.tasks}
+        for item in block.done.items:
+            yield replace(item, task=tasks[item.task.index]) if isinstance(item, Answer) else item

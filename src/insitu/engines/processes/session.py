@@ -1,0 +1,114 @@
+"""The engine at work: blocks of clients go to whichever worker is free, and their answers are passed on in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+from insitu.core.protocols import Setting
+from insitu.core.types import Answer, Failure, Folded, Task
+from insitu.engines.processes.channel import Frame, Tag
+from insitu.engines.processes.hand import Hand
+from insitu.engines.processes.line import Block, Line, told
+from insitu.engines.processes.orders import Done, Load, Order
+from insitu.engines.processes.pack import pack
+from insitu.engines.processes.pool import Pool
+
+AHEAD = 4
+"""Blocks a worker that may be under way or wait for the ones before them."""
+OWN = ("workers", "inner")
+"""The choices that are this engine's; all others are the inner engine's."""
+
+
+class ProcessesSession:
+    """Worker processes at work on one run."""
+
+    def __init__(self, setting: Setting, workers: int, options: Mapping[str, Any]) -> None:
+        self.setting = setting
+        self._heard: set[str] = set()
+        self._numbers = count(1)
+        self._shared: tuple[Any, Frame] | None = None
+        self._version = 0
+        self._settled = False
+        self._pool = Pool(workers, Load(setting.plan, setting.clients, setting.rounds, setting.seed, options))
+        first = self._pool.start({name: x for name, x in setting.choices.items() if name not in OWN})
+        self.choices: dict[str, Any] = {"workers": workers, "inner": first.engine, **first.choices}
+        self._notify(first.notices)
+
+    def run(self, work: Iterable[Task]) -> Iterator[Answer | Folded | Failure]:
+        line = Line(work, self._numbers, AHEAD * len(self._pool.hands))
+        last = 0
+        try:
+            self._hear(line, wait=False)
+            while not line.over():
+                for hand in self._pool.free():
+                    if (block := line.next()) is None:
+                        break
+                    last = max(last, block.number)
+                    self._hand_out(hand, block)
+                if done := line.first():
+                    self._learn(done, line)
+                    yield from told(done)
+                self._hear(line, wait=line.waiting())
+        finally:
+            self._pool.cancel(last)
+
+    def close(self) -> None:
+        """Ends all workers."""
+        self._pool.close()
+
+    def _hear(self, line: Line, *, wait: bool) -> None:
+        for number, done in self._pool.events(wait):
+            line.take(number, done, self._version)
+
+    def _hand_out(self, hand: Hand, block: Block) -> None:
+        memories = {task.client: self.setting.memories.get(task.client) for task in block.tasks}
+        tasks, message = self._without_message(hand, block.tasks)
+        order = Order(tasks, memories, message, self._inner_choices())
+        block.version, hand.block = self._version, block.number
+        hand.post(Frame(Tag.BLOCK, block.number, pack(order)))
+
+    def _without_message(self, hand: Hand, tasks: Sequence[Task]) -> tuple[Sequence[Task], int | None]:
+        """A message that all tasks share is packed once a round, and sent once a worker and round."""
+        message = tasks[0].message
+        if any(task.message is not message for task in tasks):
+            return tasks, None
+        if self._shared is None or self._shared[0] is not message:
+            self._shared = message, Frame(Tag.MESSAGE, next(self._numbers), pack(message))
+        frame = self._shared[1]
+        if hand.message != frame.number:
+            hand.post(frame)
+            hand.message = frame.number
+        return [replace(task, message={}) for task in tasks], frame.number
+
+    def _learn(self, block: Block, line: Line) -> None:
+        """What an inner engine finds out about itself with its first block holds for all workers and the blocks after.
+
+        In one process it is the run's first block that shows whether the model can be run in lanes. Here each worker
+        has a first block; so that their number does not matter, only the run's counts, and blocks that were worked off
+        without knowing are worked off again.
+        """
+        if not isinstance(block.done, Done):
+            return
+        choices = dict(block.done.choices)
+        if choices != self._inner_choices():
+            if self._settled:
+                return
+            self.choices.update(choices)
+            self._version += 1
+            line.again()
+        self._notify(block.done.notices)
+        if block.tasks[0].kind == "train" and any(not isinstance(item, Failure) for item in block.done.items):
+            self._settled = True
+
+    def _inner_choices(self) -> dict[str, Any]:
+        return {name: value for name, value in self.choices.items() if name not in OWN}
+
+    def _notify(self, notices: Iterable[str]) -> None:
+        """Passes on what inner engines have to say: once, not once a worker."""
+        for notice in notices:
+            if notice not in self._heard:
+                self._heard.add(notice)
+                self.setting.notify(notice)

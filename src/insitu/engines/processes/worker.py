@@ -1,0 +1,127 @@
+"""The worker's side: one process that waits for blocks, works them off and tells what came out.
+
+It lives as long as its parent's end of the channel: a parent that dies, however it dies, takes its workers with it.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import select
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import replace
+
+from insitu.engines.processes.bench import Bench
+from insitu.engines.processes.channel import Channel, Frame, Tag
+from insitu.engines.processes.orders import Load, Lost, Order
+from insitu.engines.processes.pack import Packed, adopt, pack
+from insitu.engines.processes.shared import mapped
+
+LOOK_UP = 2.0
+"""Seconds between looks at whether the parent is there, should another process hold its end of the channel open."""
+GRACE = 1.0
+"""Seconds that a worker has to end by itself once its parent wants no more of it."""
+
+
+class Inbox:
+    """What the parent says, received by a thread, so that a cancellation or the parent's death is seen during work."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.cancelled = 0
+        """Blocks up to this number are no longer wanted."""
+        self._channel = channel
+        self._parent = os.getppid()
+        self._frames: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def __iter__(self) -> Iterator[Frame]:
+        return iter(self._frames.get, None)
+
+    def _listen(self) -> None:
+        try:
+            while self._parent_is_there() and (frame := self._channel.receive()).tag is not Tag.STOP:
+                if frame.tag is Tag.CANCEL:
+                    self.cancelled = frame.number
+                else:
+                    self._frames.put(frame)
+        except (EOFError, OSError):
+            pass
+        self._frames.put(None)
+        time.sleep(GRACE)
+        os._exit(0)  # still busy with a block that nobody waits for
+
+    def _parent_is_there(self) -> bool:
+        """True as soon as there is something to receive; False where the parent is another one than it was."""
+        poll = select.poll()
+        poll.register(self._channel, select.POLLIN)
+        while not poll.poll(LOOK_UP * 1000):
+            if os.getppid() != self._parent:
+                return False
+        return True
+
+
+class Worker:
+    """Does what the parent's frames say."""
+
+    def __init__(self, channel: Channel, shelf: int) -> None:
+        self._channel, self._shelf = channel, shelf
+        self._inbox = Inbox(channel)
+        self._load: Load | None = None
+        self._bench: Bench | None = None
+
+    def live(self) -> None:
+        """Until the parent wants no more, or is gone."""
+        try:
+            for frame in self._inbox:
+                self._do(frame)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the parent is gone, and there is nobody to tell
+        if self._bench:
+            self._bench.close()
+
+    def _do(self, frame: Frame) -> None:
+        if frame.tag is Tag.BLOCK:
+            self._channel.post(replace(frame, tag=Tag.DONE, packed=self._work(frame)))
+            return
+        try:
+            if frame.tag is Tag.LOAD:
+                self._load = self._unshelved(frame.packed)
+            elif frame.tag is Tag.OPEN and self._load:
+                self._bench = Bench(self._load, adopt(frame.packed))
+                self._channel.send(Tag.READY, value=self._bench.ready())
+            elif frame.tag is Tag.MESSAGE and self._bench:
+                self._bench.keep(frame.number, adopt(frame.packed))
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            self._channel.send(Tag.REFUSED, value=Lost(text, traceback.format_exc()))
+
+    def _unshelved(self, packed: Packed) -> Load:
+        head, places = adopt(packed)
+        loaded = adopt(Packed(head, mapped(self._shelf, places)))
+        assert isinstance(loaded, Load)
+        return loaded
+
+    def _work(self, frame: Frame) -> Packed:
+        """The block's answers; whatever goes wrong costs this block its answers, and nothing else."""
+        order: Order | None = None
+        try:
+            order = adopt(frame.packed)
+            assert order is not None
+            assert self._bench is not None
+            return pack(self._bench.work(order, lambda: self._inbox.cancelled < frame.number))
+        except BaseException as error:  # SystemExit as well: a client's code may call sys.exit
+            text, trace = f"{type(error).__name__}: {error}", traceback.format_exc()
+            if order is not None and self._bench is not None:
+                self._bench.reopen(order.choices)
+            return pack(Lost(text, trace))
+
+
+def main(descriptor: int, shelf: int) -> None:
+    """A worker's life, on one end of a channel and the file of shared arrays, both inherited."""
+    for inherited in (descriptor, shelf):
+        os.set_inheritable(inherited, False)  # what clients' code starts must not keep the channel open
+    Worker(Channel(socket.socket(fileno=descriptor)), shelf).live()
