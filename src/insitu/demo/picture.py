@@ -37,9 +37,9 @@ def _alone(axes: Any, found: Digits) -> None:
     """Each client's own model, against the one of all."""
     plain_axes(axes, title="alone, nobody can read all digits", x="accuracy on the common test set", y="clients")
     axes.hist(found.alone, bins=np.linspace(0, 1, 26), color=ORANGE, alpha=0.85, label="each client alone")
-    axes.axvline(found.alone.mean(), color=ORANGE, linestyle=":", label=f"their mean, {found.alone.mean():.2f}")
+    axes.axvline(found.alone.mean(), color="black", linestyle=":", label=f"their mean, {found.alone.mean():.2f}")
     axes.axvline(found.federated, color=BLUE, linewidth=2, label=f"together, {found.federated:.3f}")
-    axes.legend(fontsize=8, loc="upper center")
+    axes.legend(fontsize=8, loc="center right")
     axes.set_xlim(0, 1)
 
 
