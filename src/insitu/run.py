@@ -6,7 +6,7 @@ import secrets
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from insitu.core import checks, events
-from insitu.core.errors import PlanError, ResumeError, RoundError
+from insitu.core.errors import PlanError, ResumeError, RoundError, StoreError
 from insitu.core.protocols import Answering, Checkpoint, Engine, Setting, Store
 from insitu.core.types import Data, Population
 from insitu.history import History
@@ -70,6 +70,8 @@ def run(
     plan = plan.resolve(clients.schema())
     test = evaluation_data(plan, evaluate)
     check_clients(plan, clients, int(seed))
+    if resume is None:
+        engine = chosen_engine(engine, plan, None)  # a plan that is refused leaves no store behind
     with Interrupt() as interrupt, _opened(store) as opened:
         return _Loop(plan, clients, rounds, int(seed), test, interrupt).go(engine, opened, observers, resume)
 
@@ -116,8 +118,13 @@ class _Loop:
             )  # fmt: skip
             for notice in self._pending:
                 self._emit(notice)
-            server = Server(self.id, self.plan, session, self.clients, memories, self.seed)
+            if store and record and record["rounds"] != self.rounds:
+                store.update(self.id, rounds=self.rounds)
+            server = Server(self.id, self.plan, session, self.clients, memories, self.seed, opened=self._asked)
             return self._train(server, model, choices, engine)
+        except BaseException as error:
+            self._broken(error)
+            raise
         finally:
             session.close()
             if store:
@@ -163,15 +170,11 @@ class _Loop:
         for attempt in range(self.plan.policy.retries + 1):
             began = time.monotonic()
             outcome = server.run_round(model, round, attempt)
-            self._emit(events.RoundStarted(self.id, round, outcome.asked))
             for failure in outcome.failures:
                 self._emit(events.ClientFailed(self.id, round, failure.client, failure.error))
             if outcome.model is not None:
                 return outcome, time.monotonic() - began
             self._emit(events.RoundDiscarded(self.id, round, outcome.reason))
-        if self.store:
-            self.store.update(self.id, status="failed")
-            self.store.flush()
         first = (
             f"; first failure: client {outcome.failures[0].client!r}: {outcome.failures[0].error}"
             if outcome.failures
@@ -208,6 +211,19 @@ class _Loop:
             aside = {"stages": model.stages, "pending": model.pending}
             self.store.commit(self.id, Checkpoint(model.version, model.state, aside, changed, finished))
         return model
+
+    def _asked(self, round: int, asked: int) -> None:
+        self._emit(events.RoundStarted(self.id, round, asked))
+
+    def _broken(self, error: BaseException) -> None:
+        """The run ends with an exception: observers and the store are told, as far as they can be."""
+        with suppress(StoreError):
+            done = len(self.history)
+            text = f"{type(error).__name__}: {error}".splitlines()[0]
+            self._emit(events.RunStopped(self.id, done, f"{text}; {done} rounds are committed"))
+            if self.store:
+                status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+                self.store.update(self.id, status=status)
 
     def _evaluate(self, server: Server, model: Model) -> None:
         if self.test is not None:

@@ -56,7 +56,7 @@ class LocalSGD(Descent):
         checks.one_of(("examples", "uniform"), weights=self.weights)
         optimizer(self.optimizer)
         if self.server is not None:
-            optimizer(self.server)
+            optimizer(self.server, "server")
 
     def work(self) -> Work:
         epochs = 1 if self.epochs is None and self.steps is None else self.epochs

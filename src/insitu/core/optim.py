@@ -170,9 +170,9 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 }
 
 
-def optimizer(choice: str | Optimizer) -> Optimizer:
-    """An optimiser by its name, or the one given."""
+def optimizer(choice: str | Optimizer, argument: str = "optimizer") -> Optimizer:
+    """An optimiser by its name, or the one given; ``argument`` is what an error calls it."""
     if isinstance(choice, Optimizer):
         return choice
-    checks.one_of(tuple(OPTIMIZERS), optimizer=choice)
+    checks.one_of(tuple(OPTIMIZERS), **{argument: choice})
     return OPTIMIZERS[choice]()

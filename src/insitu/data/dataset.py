@@ -50,7 +50,7 @@ class DataSet:
             :meth:`Clients.from_arrays`.
         """
         # All classes that there are: a rare one may occur in the test part only.
-        known = Schema(self.x.shape[1:], np.arange(len(self.classes)) if self.classes else None)
+        known = Schema(self.x.shape[1:], np.arange(len(self.classes))) if self.classes else None
         if parts is not None:
             return Clients.from_arrays(self.x, self.y, parts, holdout=holdout, schema=known, seed=seed)
         if self.keys is None:

@@ -56,6 +56,8 @@ class Server:
     clients: Population
     memories: Memories
     seed: int
+    opened: Callable[[int, int], None] = lambda round, asked: None
+    """Told the round and how many clients are asked, before the first of them is."""
     clock: Callable[[], float] = time.monotonic
 
     def run_round(self, model: Model, round: int, attempt: int = 0) -> Outcome:
@@ -71,6 +73,7 @@ class Server:
         else:
             landed, pending, measures = self._landing(self.plan.buffered, model, message, round)
             asked, places, wanted = landed, np.array([task.place for task in landed]), len(landed)
+        self.opened(round, len(places))
         fold = self._gather(asked, len(places), wanted)
         if fold.effect != "commit":
             self.memories.discard()
