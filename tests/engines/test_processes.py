@@ -559,7 +559,10 @@ SCRIPT = """
 
     plan = insitu.Plan(FedAvg(lr=0.1), learner=Learner(6, 2), block=2)
     clients = Clients.lazy(range(6), load)
-    chosen = {{"rounds": {rounds}, "store": None, "observers": ()}}
+    def watch(event):
+        {watch}
+
+    chosen = {{"rounds": {rounds}, "store": None, "observers": (watch,)}}
     result = insitu.run(plan, clients, engine=Processes(workers=2), **chosen)
     print(result.status, result.rounds, flush=True)
     if {rounds} < 10:
@@ -568,8 +571,8 @@ SCRIPT = """
 """
 
 
-def script(trouble: str = "pass", rounds: int = 2) -> str:
-    return textwrap.dedent(SCRIPT).format(trouble=trouble, rounds=rounds)
+def script(trouble: str = "pass", rounds: int = 2, watch: str = "pass") -> str:
+    return textwrap.dedent(SCRIPT).format(trouble=trouble, rounds=rounds, watch=watch)
 
 
 def python(*arguments: str, cwd: Path, given: str | None = None) -> list[str]:
@@ -634,25 +637,36 @@ def test_a_network_defined_in_a_script_is_compiled_in_the_workers(tmp_path):
     assert done.stdout.splitlines() == ["[(True, False), (True, False)]", "True"], done.stderr
 
 
-def started(tmp_path: Path, trouble: str) -> tuple[subprocess.Popen, set[int]]:
-    """A script in a process group of its own, and its workers, once they are at work."""
+def started(tmp_path: Path, trouble: str, watch: str = "pass") -> tuple[subprocess.Popen, set[int]]:
+    """A script in a process group of its own, and its two workers, once they are at work."""
     path = tmp_path / "train.py"
-    path.write_text(script(f"open({str(tmp_path / 'working')!r}, 'w').close(); {trouble}", rounds=2000))
+    path.write_text(script(f"open({str(tmp_path / 'working')!r}, 'w').close(); {trouble}", 2000, watch))
     process = subprocess.Popen(
         [sys.executable, "-W", "error", str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         process_group=0,
     )  # fmt: skip
     assert until((tmp_path / "working").exists, 30)
-    assert until(lambda: len(children(process.pid)) == 2)
-    return process, children(process.pid)
+    assert until(lambda: len(children(process.pid) - forked(tmp_path)) == 2)
+    return process, children(process.pid) - forked(tmp_path)
+
+
+def forked(tmp_path: Path) -> set[int]:
+    """Children that are no workers."""
+    return {int(path.suffix[1:]) for path in tmp_path.glob("forked.*")}
 
 
 def test_workers_vanish_with_a_parent_that_is_killed(tmp_path):
     """Though they are busy, and another process holds the parent's end of their channels open."""
-    process, workers = started(tmp_path, "time.sleep(600)")
-    process.kill()
-    process.communicate()
-    assert until(lambda: not any(map(alive, workers)), 8)
+    fork = f"open({str(tmp_path / 'forked.')!r} + str(os.fork() or time.sleep(60) or os._exit(0)), 'w').close()"
+    process, workers = started(tmp_path, "time.sleep(600)", fork)
+    try:
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert until(lambda: not any(map(alive, workers)), 8)
+    finally:
+        for pid in forked(tmp_path):
+            os.kill(pid, signal.SIGKILL)
+        process.communicate()
 
 
 def test_ctrl_c_stops_after_the_round(tmp_path):
