@@ -35,6 +35,9 @@ class KNN(Algorithm):
 
     What leaves a client are distances, row numbers and labels of its nearest examples, not the examples. The queries
     do reach every client. One round is enough: it counts examples and collects the labels that there are.
+
+    Reference: Cover and Hart, *Nearest neighbor pattern classification*, 1967; the votes by distance are scikit-learn's
+    (after Dudani, 1976).
     """
 
     k: int = 3
