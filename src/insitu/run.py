@@ -98,7 +98,8 @@ class _Loop:
         checkpoint = store.load(self.id) if record and store else None
         memories = Memories(checkpoint.memories if checkpoint else None)
         same = record is not None and record["engine"] == engine.config()
-        self._pending: list[events.Event] = []
+        self._pending: list[events.Event] = []  # what is to be said once the run has started
+        self._started = False
         setting = Setting(
             self.plan, self.clients, memories, self.rounds, self.seed,
             record["choices"] if record and same else {}, self._notice,
@@ -116,6 +117,7 @@ class _Loop:
                     resume is not None,
                 )
             )  # fmt: skip
+            self._started = True
             for notice in self._pending:
                 self._emit(notice)
             if store and record and record["rounds"] != self.rounds:
@@ -250,7 +252,7 @@ class _Loop:
 
     def _notice(self, text: str) -> None:
         notice = events.Notice(self.id, len(self.history), text)
-        if len(self.history):
+        if self._started:
             self._emit(notice)
         else:
             self._pending.append(notice)

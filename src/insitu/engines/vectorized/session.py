@@ -49,6 +49,7 @@ class VectorizedSession:
 
     def _block(self, tasks: Sequence[Task]) -> Iterator[Answer | Folded | Failure]:
         """One block, longest client first so that lanes end together; the order depends on the block alone."""
+        self.lanes.drop_all()  # a block that was closed early leaves its clients behind
         opened, failures = self._open(tasks)
         yield from failures
         if not opened:
