@@ -46,13 +46,13 @@ def loss_of(module, rows, reduction="mean"):
     return F.cross_entropy(module(torch.from_numpy(X[rows])), torch.from_numpy(Y[rows]), reduction=reduction)
 
 
-def descended(make, rounds, rows=np.arange(40)):
-    """Full-batch steps of a torch optimiser on these rows together."""
+def descended(make, rounds):
+    """Full-batch steps of a torch optimiser on all rows together."""
     module = net()
     optimizer = make(module.parameters())
     for _ in range(rounds):
         optimizer.zero_grad()
-        loss_of(module, rows).backward()
+        loss_of(module, np.arange(40)).backward()
         optimizer.step()
     return flat(module)
 
@@ -235,7 +235,7 @@ def test_scaffold_is_algorithm_1_with_option_2(engine, server_lr):
     own = np.zeros((4, len(c)))
     lr, steps = 0.2, 3
     for _ in range(4):
-        y = local_models(lr, steps, w, lambda i, g, now, first: g - own[i] + c)
+        y = local_models(lr, steps, w, lambda i, g, now, first, own=own, c=c: g - own[i] + c)
         new = own - c + (w - y) / (steps * lr)
         w = w + server_lr * (y - w).mean(axis=0)
         c, own = c + (new - own).mean(axis=0), new
