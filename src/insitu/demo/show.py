@@ -1,26 +1,24 @@
-"""What the demonstration says and leaves: a table, a picture, a page."""
+"""What the demonstration says and leaves: tables, a picture, a page."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 import webbrowser
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 
 from insitu.core import events
 from insitu.core.checks import count
-from insitu.demo.study import CLIENTS, Digits, Iris, Parallel, data_parallel, iris, network, study
+from insitu.demo import parts
+from insitu.demo.study import CLIENTS, COHORT, Digits, data_parallel, iris, network, study
 from insitu.observe.table import Screen
 from insitu.report import page
 
-NEXT = (
-    ("insitu new my-study", "a small project of your own"),
-    ("cd my-study && insitu run", "trains it; Ctrl-C stops after a round, --resume goes on"),
-    ("insitu partition --source digits --name dirichlet --clients 10", "who would have what"),
-)
-HEAD = ("digits, 10 classes", "test accuracy", "examples moved")
+TITLE = "One model, trained on data that stays where it is"
 
 
 def main(rounds: int | None = None, out: str | Path = "runs/demo", browser: bool = True) -> None:
@@ -32,51 +30,41 @@ def main(rounds: int | None = None, out: str | Path = "runs/demo", browser: bool
     """
     began, screen, net = time.monotonic(), Screen(), network()
     rounds = 60 if rounds is None else count(rounds=rounds)
-    screen.heading("insitu: one model, trained on data that stays where it is")
-    model = "a network of 64-64-10" if net else "logistic regression"
+    screen.heading(f"insitu · {TITLE[0].lower()}{TITLE[1:]}")
     if net is None:
-        screen.say("torch is not installed (pip install 'insitu[torch]'): the NumPy learner takes its place")
-    screen.say(f"{CLIENTS} clients share handwritten digits, unevenly; {model}; {rounds} rounds of 30 clients …")
+        screen.say("torch is not installed (pip install 'insitu[torch]'): the NumPy learner takes its place", "yellow")
+    model = "a network of 64-64-10" if net else "logistic regression"
+    screen.say(f"training {model} on {CLIENTS} clients, {COHORT} of them a round …")
     digits = study(net, rounds, lambda event: _progress(screen, event, rounds))
-    parallel, flowers = data_parallel(net), iris()
-    screen.table(HEAD, rows(digits), strong=2)
-    for line in findings(digits, parallel, flowers):
-        screen.say(f"· {line}")
-    for name, path in _files(Path(out), digits, parallel, flowers).items():
-        screen.say(f"{name}: {path}")
-        if name == "page" and browser and may_open():
-            webbrowser.open(path.resolve().as_uri())
-    screen.heading("to try next")
-    for command, words in NEXT:
-        screen.say(f"  {command:64s} {words}")
-    screen.say(f"\n{time.monotonic() - began:.0f} s")
+    screen.say("the same data in one place and each client alone: done")
+    found = [parts.federated(digits), parts.distributed(data_parallel(net)), parts.neighbours(iris())]
+    for number, part in enumerate(found, 1):
+        screen.heading(f"{number} · {part.title}")
+        screen.table(part.head, part.rows, part.strong)
+        for sentence in part.meaning:
+            screen.say(sentence)
+    left = _files(Path(out), digits, found)
+    screen.heading("To try next")
+    for command, words in commands():
+        screen.line(f"{command:<{max(len(c) for c, _ in commands())}}   {words}")
+    screen.heading(f"{time.monotonic() - began:.0f} s; it left")
+    for name, path in left.items():
+        screen.line(f"{name:8s} {path}")
+    if browser and may_open():
+        webbrowser.open(left["page"].resolve().as_uri())
 
 
-def rows(found: Digits) -> list[list[str]]:
-    """The table's rows: alone, the best alone, together, pooled."""
-    everything = str(len(found.labels))
+def commands() -> list[tuple[str, str]]:
+    """Three commands to try next, as they can be typed here."""
+    insitu = "insitu"
+    if which(insitu) is None:
+        beside = Path(sys.executable).with_name("insitu")
+        # In an environment that is not active, such as make's.
+        insitu = shlex.quote(os.path.relpath(beside)) if beside.exists() else "python -m insitu"
     return [
-        ["each client alone, mean of 100", f"{found.alone.mean():.3f}", "0"],
-        ["the best client alone", f"{found.alone.max():.3f}", "0"],
-        ["together, federated", f"{found.federated:.3f}", "0"],
-        ["all data in one place", f"{found.central:.3f}", everything],
-    ]
-
-
-def findings(digits: Digits, parallel: Parallel, flowers: Iris) -> list[str]:
-    """What the figures mean, in sentences."""
-    gap = digits.central - digits.federated
-    return [
-        f"a client alone has a few of the digits, and reads {digits.alone.mean():.0%} of the test set. Together they"
-        f" read {digits.federated:.1%}, {abs(gap) * 100:.1f} points {'below' if gap >= 0 else 'above'} one model on"
-        " all data in one place, which saw each example as often.",
-        f"no example left its client: each sent {digits.bytes_up / 1000:.0f} kB a round, the change of"
-        f" {digits.parameters} parameters.",
-        f"the same data as distributed learning: {parallel.workers} workers, {parallel.steps} averaged gradient steps;"
-        f" the parameters are those of one machine to {parallel.difference:.0e} (training loss {parallel.loss:.3f}).",
-        f"iris, 3 nearest neighbours: of {flowers.rows} test rows, {flowers.distributed} predicted as by one machine"
-        f" with the rows dealt to 4 workers, {flowers.federated} with one species a client (accuracy"
-        f" {flowers.accuracy:.3f}).",
+        (f"{insitu} new my-study", "a small project of your own"),
+        (f"{insitu} run my-study/insitu.toml", "trains it; Ctrl-C stops after a round, --resume last goes on"),
+        (f"{insitu} show --store my-study/runs/insitu.db", "what happened, round by round; --clients for each client"),
     ]
 
 
@@ -93,28 +81,44 @@ def may_open() -> bool:
     return True
 
 
-def _files(out: Path, digits: Digits, parallel: Parallel, flowers: Iris) -> dict[str, Path]:
+def _files(out: Path, digits: Digits, found: list[parts.Part]) -> dict[str, Path]:
     """The picture, where matplotlib is there, and the page."""
     files, shown = {}, ""
     if find_spec("matplotlib") is not None:
         from insitu.demo.picture import draw
+        from insitu.report.figures import DARK
 
         files["picture"] = draw(digits, out / "demo.png")
-        shown = page.picture(files["picture"], "labels by client; accuracy of clients alone; accuracy by round")
+        dark = draw(digits, out / "demo-dark.png", DARK)
+        words = "Labels by client; accuracy of each client alone; accuracy of all together by round"
+        shown = page.picture(files["picture"], words, dark)
+        dark.unlink()  # it is in the page
     files["page"] = page.write(
         out / "demo.html",
-        "One model, trained on data that stays where it is",
-        f"What insitu demo found on this machine: {CLIENTS} clients, {digits.test_size} test images.",
+        TITLE,
+        f"What insitu demo computed on this machine, with {len(digits.parts)} clients and a test set of"
+        f" {digits.test_size} images that nobody learnt from.",
+        page.figures(
+            [
+                (f"{digits.alone.mean():.0%}", "right: a client alone, on average"),
+                (f"{digits.federated:.1%}", "right: together, federated"),
+                (f"{digits.central:.1%}", "right: all data in one place"),
+                ("0", "examples left their client"),
+            ],
+            strong=1,
+        ),
         shown,
-        page.table(HEAD, rows(digits)),
-        page.section("What this means", *(page.text(line) for line in findings(digits, parallel, flowers))),
-        page.section("To try next", page.code([f"{command:64s} # {words}" for command, words in NEXT])),
+        *(
+            page.section(part.title, page.table(part.head, part.rows, part.strong), *map(page.text, part.meaning))
+            for part in found
+        ),
+        page.section("To try next", page.commands(commands())),
     )
     return files
 
 
 def _progress(screen: Screen, event: events.Event, rounds: int) -> None:
     if isinstance(event, events.RunStarted):
-        screen.say(f"engine {event.engine}")
+        screen.say(f"engine {event.engine}", "dim")
     elif isinstance(event, events.Evaluated) and event.round % max(1, rounds // 6) == 0:
-        screen.say(f"  round {event.round:3d}  accuracy {event.metrics['accuracy']:.3f}")
+        screen.say(f"round {event.round:3d}   accuracy {event.metrics['accuracy']:.3f}", "dim")
