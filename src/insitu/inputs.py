@@ -9,7 +9,7 @@ import numpy as np
 
 from insitu.core import tree
 from insitu.core.errors import DataError, PlanError
-from insitu.core.protocols import Engine
+from insitu.core.protocols import Answering, Engine
 from insitu.core.types import Client, Data, Population
 from insitu.names import find
 from insitu.rounds.plan import Plan
@@ -32,6 +32,8 @@ def evaluation_data(plan: Plan, evaluate: Any) -> Data | None:
             continue
         if (path := tree.not_finite({name: column})) is not None:
             raise DataError(f"evaluate: {path} of the test set holds NaN or Inf: impute or drop these examples")
+    if data.y is None and isinstance(plan.algorithm, Answering):
+        raise DataError("evaluate: predictions are compared with labels: give evaluate=(x, y)")
     if plan.learner is not None:
         plan.learner.check(Client("the central test set", data, data))
     return data
