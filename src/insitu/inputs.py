@@ -48,13 +48,13 @@ def check_clients(plan: Plan, clients: Population, seed: int) -> None:
         plan.learner.check(clients.at(0))
 
 
-def chosen_engine(engine: Any, plan: Plan, record: dict[str, Any] | None) -> Engine:
+def chosen_engine(engine: Any, plan: Plan, clients: int, record: dict[str, Any] | None) -> Engine:
     """The engine given by name or as an object; that of the record on resuming; or the fastest."""
     if engine is None and record is not None:
         settings = {k: v for k, v in record["engine"].items() if k != "name"}
         engine = find("engines", record["engine"]["name"])(**settings)
     if engine is None:
-        engine = fastest(plan)
+        engine = fastest(plan, clients)
     if isinstance(engine, str):
         engine = find("engines", engine)()
     if not isinstance(engine, Engine):
@@ -64,12 +64,12 @@ def chosen_engine(engine: Any, plan: Plan, record: dict[str, Any] | None) -> Eng
     return engine
 
 
-def fastest(plan: Plan) -> Engine:
-    """Lanes where the plan allows them (gradient descent of a PyTorch module), else one client after another.
+def fastest(plan: Plan, clients: int) -> Engine:
+    """Lanes, for several clients whose plan allows them (descent of a PyTorch module), else one after another.
 
     Worker processes are never chosen by themselves: they cost seconds to start and memory to hold.
     """
-    if "torch" in sys.modules:
+    if clients > 1 and "torch" in sys.modules:
         vectorized: Engine = find("engines", "vectorized")()
         if vectorized.refuses(plan) is None:
             return vectorized

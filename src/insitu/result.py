@@ -69,10 +69,7 @@ class Result:
         """Predictions [n] for examples x [n, …]."""
         if isinstance(self.plan.algorithm, Answering) or self.plan.learner is None:
             return self.model().predict(x)
-        variables = self._of(client)
-        if not variables.personal:
-            variables = replace(variables, personal=self.plan.learner.init(self.seed).personal)
-        return self.plan.learner.predict(variables, x)
+        return self.plan.learner.predict(self._of(client), x)
 
     def plot(self, path: str | Path | None = None) -> Any:
         """The history as a picture: metrics and bytes against rounds. Returns the figure; writes it to ``path``."""
@@ -82,7 +79,7 @@ class Result:
 
     def _of(self, client: str | None) -> Variables:
         if client is None:
-            return self.variables
+            return replace(self.variables, personal=self.plan.learner.init(self.seed).personal)
         memory = self.memories.get(client)
         if memory is None:
             raise PlanError(f"client {client!r} has no memory in this run: it never took part, or nothing is personal")

@@ -71,7 +71,7 @@ def run(
     test = evaluation_data(plan, evaluate)
     check_clients(plan, clients, int(seed))
     if resume is None:
-        engine = chosen_engine(engine, plan, None)  # a plan that is refused leaves no store behind
+        engine = chosen_engine(engine, plan, len(clients), None)  # a plan that is refused leaves no store behind
     with Interrupt() as interrupt, _opened(store) as opened:
         return _Loop(plan, clients, rounds, int(seed), test, interrupt).go(engine, opened, observers, resume)
 
@@ -93,7 +93,7 @@ class _Loop:
         if resume is not None and store is None:
             raise ResumeError(f"resume={resume!r} needs the store that holds the run: give store=…")
         record = None if resume is None or store is None else matching(store, resume, self._record(digest))
-        engine = chosen_engine(engine, self.plan, record)
+        engine = chosen_engine(engine, self.plan, len(self.clients), record)
         self.id = record["id"] if record else _new_id()
         checkpoint = store.load(self.id) if record and store else None
         memories = Memories(checkpoint.memories if checkpoint else None)
@@ -120,8 +120,8 @@ class _Loop:
             self._started = True
             for notice in self._pending:
                 self._emit(notice)
-            if store and record and record["rounds"] != self.rounds:
-                store.update(self.id, rounds=self.rounds)
+            if store and record:
+                store.update(self.id, rounds=self.rounds, engine=engine.config(), choices=session.choices)
             server = Server(self.id, self.plan, session, self.clients, memories, self.seed, opened=self._asked)
             return self._train(server, model, choices, engine)
         except BaseException as error:
@@ -246,9 +246,11 @@ class _Loop:
             try:
                 observer(event)
             except Exception as error:
-                # A log that is full or a screen that is gone has no effect on rounds.
+                # A log that is full or a screen that is gone has no effect on rounds, even where warnings are errors.
                 self._observers.remove(observer)
-                warnings.warn(f"observer {observer!r} failed and is left out from here on: {error!r}", stacklevel=2)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("always")
+                    warnings.warn(f"observer {observer!r} failed and is left out from here on: {error!r}", stacklevel=2)
 
     def _notice(self, text: str) -> None:
         notice = events.Notice(self.id, len(self.history), text)

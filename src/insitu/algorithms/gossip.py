@@ -51,11 +51,6 @@ class Gossip(LocalSGD):
     def reduce(self) -> Reduce:
         return Neighbours(self.topology)
 
-    def refuses(self, reduce: Reduce) -> str | None:
-        if isinstance(reduce, Neighbours):
-            return None
-        return f"gossip needs one total a node, which reduce={reduce.part_name()!r} does not give: leave reduce out"
-
     def init(self, start: Variables | None) -> dict[str, Any]:
         return {**super().init(start), "nodes": {}}
 

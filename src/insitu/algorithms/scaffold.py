@@ -68,9 +68,12 @@ class Scaffold(LocalSGD):
         value, weight, own = super().report(job, end)
         message = job.fixed["message"]
         distance = end["steps"] * message["lr"]
-        change = tree.map(  # c_i⁺ − c_i
-            lambda c, moved: -c - moved / arrays.cast(distance, moved), message["control"], value["shared"]
-        )
+        if float(distance) == 0:  # a schedule that has come to zero: nothing moved, and nothing was learnt of c_i
+            change = tree.zeros_like(message["control"])
+        else:
+            change = tree.map(  # c_i⁺ − c_i
+                lambda c, moved: -c - moved / arrays.cast(distance, moved), message["control"], value["shared"]
+            )
         return {**value, "control": change}, {**weight, "control": 1.0}, tree.add(own or {}, change)
 
     def absorb(self, state: dict[str, Any], total: Total, round: int) -> dict[str, Any]:

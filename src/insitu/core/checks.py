@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from numbers import Real
 from typing import Any
 
 from insitu.core.errors import PlanError
@@ -20,9 +21,9 @@ def _one(named: dict[str, Any]) -> tuple[str, Any]:
 def number(**named: Any) -> float:
     """A finite real number."""
     name, value = _one(named)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise PlanError(f"Expected {name}={value!r} to be a finite number")
-    return value
+    return value  # type: ignore[return-value]  # a NumPy number is one, and stays what it is
 
 
 def positive(**named: Any) -> float:

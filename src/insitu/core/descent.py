@@ -235,8 +235,7 @@ class Descent(Algorithm):
 def clipped(grads: Tree, largest: float) -> Any:
     """The gradient scaled down to Euclidean norm ``largest`` where it is longer."""
     norm = arrays.sqrt(tree.square_norm(grads))
-    one = norm * 0 + 1
-    factor = arrays.where(norm > largest, largest / norm, one)
+    factor = largest / arrays.maximum(norm, norm * 0 + largest)
     return tree.map(lambda g: g * arrays.cast(factor, g), grads)
 
 

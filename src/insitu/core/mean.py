@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from insitu.core import arrays, tree
+from insitu.core.errors import UpdateError
 from insitu.core.protocols import Reduce
 from insitu.core.types import Context, Total, Update
 
@@ -36,6 +37,7 @@ class Mean(Reduce):
         for part, value in update.value.items():
             weight = update.weight[part]
             if part in accumulator["value"]:
+                _alike(accumulator["value"][part], value, part, client)
                 _fold(accumulator["value"][part], value, weight)
             else:
                 accumulator["value"][part] = tree.map(lambda x, w=weight: _weighted(x, w), value)
@@ -67,13 +69,28 @@ def _weighted(x: Any, weight: float) -> Any:
 
 
 def _fold(target: Any, value: Mapping[str, Any], weight: float) -> None:
-    """target += weight · value, in place, without a copy of the model."""
+    """target += weight · value, in place, without a copy of the model. ``_alike`` has looked at both."""
     for key, x in value.items():
         if isinstance(x, Mapping):
             _fold(target[key], x, weight)
         elif not arrays.is_float(x):
             target[key] = arrays.maximum(target[key], x)
         elif arrays.is_torch(x):
-            target[key].add_(x, alpha=weight)
+            target[key].add_(arrays.widen(x), alpha=weight)
         else:
-            target[key] += x * weight
+            target[key] += arrays.widen(x) * weight
+
+
+def _alike(target: Any, value: Any, path: str, client: str) -> None:
+    """Raises UpdateError, before anything is added, where names or shapes differ: arrays would broadcast silently."""
+    if isinstance(value, Mapping) and isinstance(target, Mapping):
+        if target.keys() != value.keys():
+            raise UpdateError(
+                f"client {client!r}: {path} of its update has {tree.describe(value)}, others have"
+                f" {tree.describe(target)}: all clients must tell the same arrays"
+            )
+        for key, x in value.items():
+            _alike(target[key], x, f"{path}/{key}", client)
+    elif isinstance(value, Mapping) or isinstance(target, Mapping) or tuple(value.shape) != tuple(target.shape):
+        found = [tree.describe(x) if isinstance(x, Mapping) else list(x.shape) for x in (value, target)]
+        raise UpdateError(f"client {client!r}: {path} of its update has the shape {found[0]}, others have {found[1]}")

@@ -40,9 +40,10 @@ class Optimizer(Part, ABC):
 
     def init(self, params: Tree) -> dict[str, Any]:
         """The state before the first step: zeros, and a count of steps for those that correct their bias."""
-        state: dict[str, Any] = {name: tree.zeros_like(params) for name in self.slots}
+        wide = tree.map(arrays.widen, params)  # squares of half-precision gradients would be lost in half precision
+        state: dict[str, Any] = {name: tree.zeros_like(wide) for name in self.slots}
         if "second" in self.slots:
-            state["count"] = arrays.scalar(0, tree.first_leaf(params))
+            state["count"] = arrays.scalar(0, tree.first_leaf(wide))
         return state
 
     @abstractmethod
@@ -51,11 +52,11 @@ class Optimizer(Part, ABC):
 
 
 def _descend(params: Tree, direction: Tree, lr: Array) -> Any:
-    return tree.map(lambda p, d: p - arrays.cast(lr, p) * d, params, direction)
+    return tree.map(lambda p, d: p - arrays.cast(arrays.cast(lr, d) * d, p), params, direction)
 
 
 def _average(old: Tree, new: Tree, keep: float) -> Any:
-    return tree.map(lambda o, n: keep * o + (1 - keep) * n, old, new)
+    return tree.map(lambda o, n: keep * o + (1 - keep) * arrays.widen(n), old, new)
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Momentum(Optimizer):
 
     def update(self, grads: Tree, state: Tree, params: Tree, lr: Array) -> tuple[Any, Any]:
         grads = _decayed(grads, params, self.weight_decay)
-        velocity = tree.map(lambda v, g: self.beta * v + g, state["velocity"], grads)
+        velocity = tree.map(lambda v, g: self.beta * v + arrays.widen(g), state["velocity"], grads)
         return _descend(params, self.direction(grads, velocity), lr), {"velocity": velocity}
 
     def direction(self, grads: Tree, velocity: Tree) -> Any:
@@ -91,7 +92,7 @@ class Nesterov(Momentum):
     """Nesterov's momentum as in ``torch.optim.SGD(nesterov=True)``: w ← w − lr · (g + beta · v)."""
 
     def direction(self, grads: Tree, velocity: Tree) -> Any:
-        return tree.map(lambda g, v: g + self.beta * v, grads, velocity)
+        return tree.map(lambda g, v: arrays.widen(g) + self.beta * v, grads, velocity)
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,8 @@ class Adagrad(Optimizer):
     slots: ClassVar[tuple[str, ...]] = ("squares",)
 
     def update(self, grads: Tree, state: Tree, params: Tree, lr: Array) -> tuple[Any, Any]:
-        squares = tree.map(lambda s, g: s + g * g, state["squares"], grads)
-        step = tree.map(lambda g, s: g / (arrays.sqrt(s) + self.epsilon), grads, squares)
+        squares = tree.map(lambda s, g: s + arrays.widen(g) ** 2, state["squares"], grads)
+        step = tree.map(lambda g, s: arrays.widen(g) / (arrays.sqrt(s) + self.epsilon), grads, squares)
         return _descend(params, step, lr), {"squares": squares}
 
 
@@ -131,7 +132,7 @@ class Adam(Optimizer):
 
     def second_moment(self, old: Tree, grads: Tree) -> Any:
         """The running average of squared gradients."""
-        return tree.map(lambda v, g: self.beta2 * v + (1 - self.beta2) * g * g, old, grads)
+        return tree.map(lambda v, g: self.beta2 * v + (1 - self.beta2) * arrays.widen(g) ** 2, old, grads)
 
     def shrink(self, params: Tree, lr: Array) -> Any:
         """The parameters before the step."""
@@ -158,7 +159,8 @@ class Yogi(Adam):
     epsilon: float = 1e-3
 
     def second_moment(self, old: Tree, grads: Tree) -> Any:
-        return tree.map(lambda v, g: v - (1 - self.beta2) * arrays.sign(v - g * g) * g * g, old, grads)
+        squares = tree.map(lambda g: arrays.widen(g) ** 2, grads)
+        return tree.map(lambda v, s: v - (1 - self.beta2) * arrays.sign(v - s) * s, old, squares)
 
 
 def _decayed(grads: Tree, params: Tree, decay: float) -> Any:

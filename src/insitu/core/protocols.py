@@ -73,7 +73,13 @@ class Algorithm(Part, ABC):
 
     def refuses(self, reduce: Reduce) -> str | None:
         """Why this instance cannot work with this Reduce, with the cure; None where it can."""
-        return None
+        usual = self.reduce()
+        if usual.gives == reduce.gives:
+            return None
+        return (
+            f"{type(self).__name__} needs {usual.gives}, and reduce={reduce.part_name()!r} gives {reduce.gives}: leave"
+            " reduce out" + (", or use Gossip, which has no server" if reduce.gives == "a total a node" else "")
+        )
 
     def measures(self, state: State) -> dict[str, float]:
         """What is worth a column in the history beside losses: the nodes' disagreement, the inertia."""
@@ -172,6 +178,8 @@ class Stage(Part, ABC):
 
     decodes: ClassVar[Literal["nothing", "each", "sum"]] = "nothing"
     """What the server half undoes: nothing, each update before it is folded, or only the sum of all."""
+    changes_only: ClassVar[bool] = False
+    """Whether it makes sense for changes of a model only, and not for parameters that travel as they are."""
 
     def init(self) -> Tree | None:
         """The server half's state before the first round."""
@@ -195,6 +203,8 @@ class Reduce(Part, ABC):
 
     needs: ClassVar[Literal["stream", "each"]] = "stream"
     """``stream``: an accumulator of constant size; ``each``: it keeps every update."""
+    gives: ClassVar[str] = "one mean"
+    """What comes out, in the words of the algorithms that need it."""
 
     @abstractmethod
     def zero(self) -> Any:

@@ -56,7 +56,10 @@ class Step(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """From lr in round 1 to ``least`` in round ``rounds`` along half a cosine, after a linear warm-up."""
+    """From lr along half a cosine to ``least``, reached after round ``rounds``, after a linear warm-up.
+
+    The last of the rounds still has a rate above zero: it would train nobody otherwise.
+    """
 
     lr: float
     rounds: int
@@ -72,7 +75,7 @@ class Cosine(Schedule):
     def at(self, round: int) -> float:
         if round <= self.warmup:
             return self.lr * round / self.warmup
-        done = (round - 1 - self.warmup) / max(1, self.rounds - 1 - self.warmup)
+        done = (round - 1 - self.warmup) / max(1, self.rounds - self.warmup)
         return self.least + (self.lr - self.least) * (1 + math.cos(math.pi * min(1.0, done))) / 2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from insitu.core import checks, tree
 from insitu.core.protocols import Stage
@@ -23,6 +24,7 @@ class Clip(Stage):
     """
 
     norm: float = 1.0
+    changes_only: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.positive(norm=self.norm)

@@ -26,6 +26,7 @@ class Concat(Reduce):
     parts: tuple[str, ...] = ("candidates",)
     axis: int = 0
     needs: ClassVar[Literal["stream", "each"]] = "each"
+    gives: ClassVar[str] = "candidates side by side"
 
     def zero(self) -> dict[str, Any]:
         return {"lists": {}, "clients": {}, "mean": Mean().zero()}

@@ -76,6 +76,7 @@ class Neighbours(Reduce):
 
     topology: str = "ring"
     needs: ClassVar[Literal["stream", "each"]] = "each"
+    gives: ClassVar[str] = "a total a node"
 
     def __post_init__(self) -> None:
         checks.one_of(tuple(TOPOLOGIES), topology=self.topology)
@@ -113,7 +114,7 @@ def _mix(nodes: dict[str, Any], cohort: list[str], own: int, row: dict[int, floa
             return largest
         total = arrays.widen(values[0]) * weights[0]
         for x, weight in zip(values[1:], weights[1:], strict=True):
-            total = total + x * weight
+            total = total + arrays.widen(x) * weight
         return arrays.cast(total, values[0])
 
     return tree.map(combine, *(nodes[cohort[j]] for j in sorted(present)))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from insitu.core import seeds
 from insitu.core.errors import DataError
 from insitu.core.protocols import Answering
 from insitu.core.types import Client, Context, Data, Failure, Report, Task
@@ -62,7 +63,9 @@ def predict(server: Server, model: Model, x: Any) -> Any:
 def federated(server: Server, model: Model) -> tuple[dict[str, float], dict[str, dict[str, float]], list[Failure]]:
     """Metrics over all held-out examples, the metrics by client, and the failures."""
     cohort, n = server.plan.evaluate_cohort, len(server.clients)
-    places = range(n) if cohort is None else cohort.sample(n, server.seed, model.version)
+    places = (
+        range(n) if cohort is None else cohort.sample(n, seeds.seed(server.seed, 0, "", "evaluation"), model.version)
+    )
     fold = server.ask_all("evaluate", message(server, model), places, model.version)
     by_client = {report.client: means(report.metrics) for report in fold.reports}
     return pooled(fold.reports), {c: m for c, m in by_client.items() if m}, fold.failures
@@ -71,12 +74,12 @@ def federated(server: Server, model: Model) -> tuple[dict[str, float], dict[str,
 def spread(by_client: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     """For each metric over clients: mean, mean of the worst tenth, percentiles 10, 50 and 90.
 
-    The worst are the largest losses and the smallest of everything else.
+    The worst are the largest of losses and errors, and the smallest of everything else.
     """
     result = {}
     for name in {name: None for metrics in by_client.values() for name in metrics}:
         values = np.array([metrics[name] for metrics in by_client.values() if name in metrics])
-        worst = np.sort(values)[:: -1 if name == "loss" else 1][: max(1, round(len(values) / 10))]
+        worst = np.sort(values)[:: -1 if is_error(name) else 1][: max(1, round(len(values) / 10))]
         low, middle, high = np.percentile(values, [10, 50, 90])
         result[name] = {
             "mean": float(values.mean()),
@@ -86,3 +89,8 @@ def spread(by_client: dict[str, dict[str, float]]) -> dict[str, dict[str, float]
             "p90": float(high),
         }
     return result
+
+
+def is_error(name: str) -> bool:
+    """Whether a metric is the better the smaller it is, as its name says: loss, mae, mse, …_error."""
+    return name in ("loss", "mae", "mse", "rmse", "perplexity") or name.endswith(("loss", "error"))

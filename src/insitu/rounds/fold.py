@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from insitu.core.errors import UpdateError
 from insitu.core.types import Answer, Context, Failure, Folded, Report
 from insitu.rounds.plan import Plan
 
@@ -79,8 +80,17 @@ class Fold:
         if isinstance(item, Folded):
             accumulator = self.plan.reduce.merge(self._block[1], item.accumulator)
         else:
-            accumulator = fold_in(self.plan, self._block[1], item)
+            try:
+                accumulator = fold_in(self.plan, self._block[1], item)
+            except UpdateError as error:  # looked at before anything is added: the accumulator is as it was
+                self._refuse(item, error)
+                return
         self._block = (block, accumulator)
+
+    def _refuse(self, item: Answer, error: UpdateError) -> None:
+        task = item.task
+        self.reports = [report for report in self.reports if report.index != task.index]
+        self.failures.append(Failure(task.client, task.index, task.block, f"UpdateError: {error}"))
 
     def _close_block(self) -> None:
         self._total = self.plan.reduce.merge(self._total, self._block[1])

@@ -52,6 +52,8 @@ class Plan:
     def __post_init__(self) -> None:
         if not isinstance(self.algorithm, Algorithm):
             raise PlanError(f"{self.algorithm!r} is not an algorithm: {_instance(self.algorithm, 'FedAvg(lr=0.1)')}")
+        if isinstance(self.stages, Stage):
+            raise PlanError(f"stages={_name(self.stages)}(…) is one stage: give a tuple, ({_name(self.stages)}(…),)")
         object.__setattr__(self, "stages", tuple(self.stages))
         if self.reduce is None:
             object.__setattr__(self, "reduce", self.algorithm.reduce())
@@ -81,7 +83,13 @@ class Plan:
             return
         if self.learner is None:
             raise PlanError(f"{name} trains a model: give Plan({name}(…), learner=TorchLearner(net)) or another")
+        if isinstance(self.learner, type):
+            raise PlanError(f"learner={_name(self.learner)} is a class, give an instance of it")
         if isinstance(self.learner, GradientLearner):
+            if self.learner.mixes and self.algorithm.config().get("batch_size", 0) == 1:
+                raise PlanError(
+                    "batch_size=1 gives batch norm no statistics: use a larger batch, or GroupNorm in its place"
+                )
             return
         if not isinstance(self.learner, FitLearner):
             raise PlanError(
@@ -108,6 +116,11 @@ class Plan:
         for i, stage in enumerate(self.stages):
             if not isinstance(stage, Stage):
                 raise PlanError(f"{stage!r} is not a stage: {_instance(stage, 'Clip(1.0)')}")
+            if stage.changes_only and not (self.algorithm.tells_changes and isinstance(self.learner, GradientLearner)):
+                raise PlanError(
+                    f"{_name(stage)} bounds changes of a model, and {type(self.algorithm).__name__} with"
+                    f" {_name(self.learner)} tells none: leave it out, or use FedAvg with a learner that has gradients"
+                )
             later = [s for s in self.stages[i + 1 :] if s.decodes == "sum"]
             if stage.decodes == "each" and later:
                 raise PlanError(
@@ -156,7 +169,7 @@ class Plan:
     def digest(self, start: Variables | None) -> str:
         """SHA-256 over the config, the variables' structure and their first values, as hex."""
         text = json.dumps(self.config(), sort_keys=True, default=str)
-        first = {} if start is None else {"shared": start.shared, "buffers": start.buffers, "frozen": start.frozen}
+        first = {} if start is None else vars(start)
         return sha256(f"{text}\n{wire.digest(first)}".encode()).hexdigest()
 
     def resolve(self, schema: Schema) -> Plan:

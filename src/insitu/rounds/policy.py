@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Literal
 
 from insitu.core import checks
+from insitu.core.errors import PlanError
 from insitu.core.part import Part
 
 Effect = Literal["wait", "commit", "discard"]
@@ -49,8 +50,11 @@ class Policy(Part):
     def __post_init__(self) -> None:
         checks.probability(quorum=self.quorum)
         checks.not_negative(over_select=self.over_select)
-        checks.not_negative(retries=self.retries)
+        if isinstance(self.retries, bool) or not isinstance(self.retries, int) or self.retries < 0:
+            raise PlanError(f"Expected retries={self.retries!r} to be a whole number >= 0")
         if self.deadline is not None:
+            if not isinstance(self.deadline, timedelta):
+                raise PlanError(f"Expected deadline={self.deadline!r} to be a timedelta: timedelta(minutes=5), say")
             checks.positive(deadline=self.deadline.total_seconds())
 
     def config(self) -> dict[str, object]:
@@ -59,7 +63,7 @@ class Policy(Part):
 
     def ask(self, wanted: int, population: int) -> int:
         """How many clients are asked where so many are wanted."""
-        return min(population, math.ceil(wanted * (1 + self.over_select)))
+        return min(population, wanted + _share(self.over_select, wanted))
 
     def open(self, asked: int, wanted: int, now: float) -> Opened:
         """A round that asks ``asked`` clients."""
@@ -74,15 +78,20 @@ class Policy(Part):
         elif event == "failed":
             state = replace(state, failed=state.failed + 1)
         late = self.deadline is not None and now - state.since > self.deadline.total_seconds()
-        if state.arrived >= state.wanted:
+        if state.arrived >= state.wanted > 0:
             return replace(state, effect="commit")
         if late or state.arrived + state.failed >= state.asked:
             return self._judge(state, "the deadline passed" if late else "all have answered or failed")
         return state
 
     def _judge(self, state: Opened, why: str) -> Opened:
-        least = max(1, math.ceil(self.quorum * state.wanted))
+        least = max(1, _share(self.quorum, state.wanted))
         if state.arrived >= least:
             return replace(state, effect="commit")
         reason = f"{why}: {state.arrived} of {state.asked} clients answered, the quorum is {least}"
         return replace(state, effect="discard", reason=reason)
+
+
+def _share(share: float, of: int) -> int:
+    """The least whole number that is at least this share: 55 of 100 are 0.55 of them, whatever floats say."""
+    return math.ceil(round(share * of, 9))

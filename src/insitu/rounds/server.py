@@ -56,9 +56,9 @@ class Server:
     clients: Population
     memories: Memories
     seed: int
+    clock: Callable[[], float] = time.monotonic
     opened: Callable[[int, int], None] = lambda round, asked: None
     """Told the round and how many clients are asked, before the first of them is."""
-    clock: Callable[[], float] = time.monotonic
 
     def run_round(self, model: Model, round: int, attempt: int = 0) -> Outcome:
         """One round on ``model``. ``attempt`` counts void rounds before it: each draws another cohort."""
@@ -140,9 +140,10 @@ class Server:
                     break
         if not asked:
             opened = policy.on(opened, "tick", self.clock())
+        accumulator = fold.finish()
         for report in fold.reports:
             self.memories.pend(report.client, report.memory)
-        return Gathered(fold.finish(), fold.reports, fold.failures, opened.effect, opened.reason)
+        return Gathered(accumulator, fold.reports, fold.failures, opened.effect, opened.reason)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,12 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
+from insitu.core.errors import UpdateError
 from insitu.core.protocols import Engine, Session, Setting
 from insitu.core.types import Answer, Failure, Folded, Report, Task
 from insitu.engines.inline import Inline
 from insitu.engines.processes.orders import Done, Load, Order, Ready
+from insitu.rounds.client import failure
 from insitu.rounds.fold import fold_in
 
 
@@ -96,8 +98,12 @@ class Bench:
                 if not wanted():
                     return None
                 if isinstance(item, Answer) and fold:
-                    accumulator = fold_in(plan, accumulator, item)
-                    reports.append(_bare(item).report())
+                    try:
+                        accumulator = fold_in(plan, accumulator, item)
+                    except UpdateError as error:
+                        kept.append(failure(item.task, error))
+                    else:
+                        reports.append(_bare(item).report())
                 else:
                     kept.append(_bare(item) if isinstance(item, Answer) else item)
         return [*kept, Folded(tasks[0].block, accumulator, reports)] if reports else kept

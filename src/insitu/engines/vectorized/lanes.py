@@ -55,9 +55,9 @@ class Lanes:
         self._shared_message: Any = None
         self._frozen: Any = None
         self._steps: dict[tuple[bool, bool], Step] = {}
-        self.batch_size = 1
+        self.batch_size: int | None = 1
 
-    def start_block(self, messages: Sequence[Any], batch_size: int) -> None:
+    def start_block(self, messages: Sequence[Any], batch_size: int | None) -> None:
         """Before a block's first client: one message for all is moved to the device once and not stacked."""
         first = messages[0]
         same = all(message is first for message in messages)
@@ -96,13 +96,12 @@ class Lanes:
     def step(self) -> list[int]:
         """Advances every busy lane by one batch; returns the lanes whose clients have finished."""
         busy = self.busy()
-        if self.learner.mixes:
-            # No padding: lanes are advanced together where their batches have the same size.
-            sizes = {k: len(self._index(k)) for k in busy}
+        sizes = {k: self._size(k) for k in busy}
+        if self.batch_size is not None and set(sizes.values()) == {self.batch_size}:
+            self._advance_all(busy)
+        else:
             for size in sorted(set(sizes.values())):
                 self._advance_some([k for k in busy if sizes[k] == size], size)
-        else:
-            self._advance_all(busy)
         for k in busy:
             self.at[k] += 1
         return [k for k in busy if self.at[k] == len(self._job(k).batches)]
@@ -131,6 +130,17 @@ class Lanes:
     def _index(self, lane: int) -> Any:
         return self._job(lane).batches[self.at[lane]]
 
+    def _size(self, lane: int) -> int:
+        """The examples that the lane's next batch is padded to: a matter of this client alone.
+
+        Layers that mix examples see no padding. Where a batch is all of a client's data, it is padded to the next power
+        of two, so that clients of about a size advance together.
+        """
+        examples = len(self._index(lane))
+        if self.learner.mixes:
+            return examples
+        return self.batch_size or 1 << (examples - 1).bit_length()
+
     def _stacked(self, leaf: Tensor) -> Tensor:
         return torch.zeros((self.count, *leaf.shape), dtype=leaf.dtype, device=self.device)
 
@@ -148,6 +158,7 @@ class Lanes:
     def _advance_all(self, busy: list[int]) -> None:
         active = torch.zeros(self.count, dtype=torch.bool)
         active[busy] = True
+        assert self.batch_size is not None
         batch = self._batch(range(self.count), self.batch_size)
         self._carry = self._run(self._carry, self._fixed(), batch, active.to(self.device))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -11,12 +12,22 @@ import torch
 
 from insitu.core import tree
 from insitu.core.descent import Descent, Job
+from insitu.core.errors import UpdateError
 from insitu.core.protocols import Setting
 from insitu.core.types import Answer, Failure, Folded, Report, Task
 from insitu.engines.inline import attempt
 from insitu.engines.vectorized.lanes import Lanes
 from insitu.rounds.client import answer, failure
 from insitu.rounds.fold import fold_in
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A client that waits for a lane: its job, its memory before the task, its columns as tensors."""
+
+    job: Job
+    memory: Any
+    columns: Any
 
 
 class VectorizedSession:
@@ -50,50 +61,59 @@ class VectorizedSession:
     def _block(self, tasks: Sequence[Task]) -> Iterator[Answer | Folded | Failure]:
         """One block, longest client first so that lanes end together; the order depends on the block alone."""
         self.lanes.drop_all()  # a block that was closed early leaves its clients behind
-        opened, failures = self._open(tasks)
-        yield from failures
-        if not opened:
+        ready, told = self._open(tasks)
+        queue = deque(sorted(ready, key=lambda entry: -len(entry.job.batches)))
+        self.lanes.start_block([task.message for task in tasks], self.plan.algorithm.work().batch_size)
+        if self._one_at_a_time():
+            # In the cohort's order, so that a round that is complete before all were heard has the same clients.
+            told.extend(self._train(queue))
+            yield from sorted(told, key=lambda item: item.index if isinstance(item, Failure) else item.task.index)
             return
-        queue = deque(sorted(opened, key=lambda pair: -len(pair[0].batches)))
-        size = max(job.batches.largest() for job, _ in opened)
-        batch_size = self.plan.algorithm.work().batch_size
-        self.lanes.start_block([task.message for task in tasks], max(size, batch_size or 0))
-        accumulator, reports = self.plan.reduce.zero(), []
-        for told in self._train(queue):
-            if isinstance(told, Failure):
-                yield told
-            elif self.plan.reduce.needs == "each":
-                # The lane's memory is used again, so what leaves is a copy.
-                yield Answer(told.task, told.update, told.memory)
+        accumulator, reports = self.plan.reduce.zero(), list[Report]()
+        for item in (*told, *self._train(queue)) if told else self._train(queue):
+            if isinstance(item, Answer):
+                try:
+                    accumulator = fold_in(self.plan, accumulator, item)
+                except UpdateError as error:
+                    yield failure(item.task, error)
+                else:
+                    reports.append(item.report())
             else:
-                accumulator = fold_in(self.plan, accumulator, told)
-                reports.append(told.report())
+                yield item
         if reports:
-            yield self._folded(tasks[0].block, accumulator, reports)
+            yield Folded(tasks[0].block, _to_cpu(accumulator), reports)
 
-    def _folded(self, block: int, accumulator: Any, reports: list[Report]) -> Folded:
-        return Folded(block, _to_cpu(accumulator), reports)
+    def _one_at_a_time(self) -> bool:
+        """Whether answers are passed on as they are: where each is needed, or some may turn out not to be."""
+        return self.plan.reduce.needs == "each" or bool(self.plan.policy.over_select)
 
-    def _open(self, tasks: Sequence[Task]) -> tuple[list[tuple[Job, Any]], list[Failure]]:
-        opened: list[tuple[Job, Any]] = []
-        failures: list[Failure] = []
+    def _open(self, tasks: Sequence[Task]) -> tuple[list[Entry], list[Answer | Failure]]:
+        """The clients that go into lanes, and the answers or failures of those that do not."""
+        ready: list[Entry] = []
+        told: list[Answer | Failure] = []
         for task in tasks:
             try:
                 client = self.setting.clients.at(task.place)
                 memory = self.setting.memories.get(task.client)
                 own = (memory or {}).get("algorithm")
                 job = self.plan.algorithm.open(task, client, self.plan.learner, own)
-                opened.append((job, memory))
+                columns = self.plan.learner.batch(client.data, slice(None))
             except Exception as error:
-                failures.append(failure(task, error))
-        return opened, failures
+                told.append(failure(task, error))
+                continue
+            if ready and _form(columns) != _form(ready[0].columns):
+                told.append(attempt(self.setting, task))  # its columns cannot stand beside the others'
+            else:
+                ready.append(Entry(job, memory, columns))
+        return ready, told
 
-    def _train(self, queue: deque[tuple[Job, Any]]) -> Iterator[Answer | Failure]:
+    def _train(self, queue: deque[Entry]) -> Iterator[Answer | Failure]:
         memories: dict[str, Any] = {}
         while queue or self.lanes.busy():
             while queue and (lane := self.lanes.free()) is not None:
-                job, memories[job.task.client] = queue.popleft()
-                self.lanes.put(lane, job, self.plan.learner.batch(job.client.data, slice(None)))
+                entry = queue.popleft()
+                memories[entry.job.task.client] = entry.memory
+                self.lanes.put(lane, entry.job, entry.columns)
             try:
                 finished = self.lanes.step()
                 self._proven = True
@@ -107,16 +127,17 @@ class VectorizedSession:
     def _close(self, job: Job, end: Any, memory: Any) -> Answer | Failure:
         try:
             update, own = self.plan.algorithm.close(self.plan.learner, job, end)
-            if self.plan.reduce.needs == "each":
+            if self._one_at_a_time():
+                # The lane's memory is used again, so what leaves is a copy.
                 update = type(update)(_to_cpu(tree.copy(update.value)), update.weight, update.metrics)
             own = None if own is None else _to_cpu(tree.copy(own))
             return answer(self.plan, job.task, update, own, memory)
         except Exception as error:
             return failure(job.task, error)
 
-    def _one_by_one(self, error: Exception, queue: deque[tuple[Job, Any]]) -> Iterator[Answer | Failure]:
+    def _one_by_one(self, error: Exception, queue: deque[Entry]) -> Iterator[Answer | Failure]:
         """A step of all lanes failed: each client is run alone, which either works or shows whose fault it is."""
-        jobs = [*self.lanes.drop_all(), *(job for job, _ in queue)]
+        jobs = [*self.lanes.drop_all(), *(entry.job for entry in queue)]
         told = [attempt(self.setting, job.task) for job in jobs]
         if not self._proven and any(isinstance(item, Answer) for item in told):
             self.choices["sequential"] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
@@ -128,3 +149,8 @@ class VectorizedSession:
 
 def _to_cpu(value: Any) -> Any:
     return tree.map(lambda x: x.cpu() if isinstance(x, torch.Tensor) else x, value)
+
+
+def _form(columns: Any) -> Any:
+    """Dtypes and shapes of one example: clients whose forms differ cannot share a stack."""
+    return [(path, column.dtype, tuple(column.shape[1:])) for path, column in tree.leaves(columns)]

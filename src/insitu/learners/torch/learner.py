@@ -50,6 +50,9 @@ class TorchLearner:
         personal: Sequence[str] = (),
         frozen: Sequence[str] = (),
     ) -> None:
+        for role, patterns in (("personal", personal), ("frozen", frozen)):
+            if isinstance(patterns, str):
+                raise PlanError(f"{role}={patterns!r}: give a tuple, ({patterns!r},)")
         self._loss_name, self._loss = _named_loss(loss)
         self._metrics = _named_metrics(metrics, self._loss_name)
         self.metric_names = ("loss", *self._metrics)
@@ -96,7 +99,7 @@ class TorchLearner:
         if data.y is None:
             raise DataError("a PyTorch module learns from labelled examples: this data has no y")
         x = tree.map(lambda column: self._tensor(column[index]), data.x)
-        return {"x": x, "y": self._tensor(data.y[index])}
+        return {"x": x, "y": self._labels(data.y[index])}
 
     def gradient(
         self, variables: Variables, batch: Mapping[str, Any], step: Any
@@ -107,15 +110,16 @@ class TorchLearner:
         trained = {"shared": variables.shared, "personal": personal["params"]}
         given = {**variables.buffers, **personal["buffers"]}
 
-        def mean_loss(trained: dict[str, Any]) -> tuple[Tensor, Any]:
+        # x is an argument, since a module may write into it, which a transform forbids for what it only captures.
+        def mean_loss(trained: dict[str, Any], x: Any) -> tuple[Tensor, Any]:
             # A forward pass writes to buffers in place; the caller's stay as they are.
             buffers = {name: buffer.clone() for name, buffer in given.items()}
             state = {**trained["shared"], **trained["personal"], **variables.frozen, **buffers}
-            output = self._forward(state, batch["x"], batch["seed"], step)
+            output = self._forward(state, x, batch["seed"], step)
             mean, sums = self._sums(output, batch["y"], batch["weight"])
             return mean, (sums, {name: buffer.detach() for name, buffer in buffers.items()})
 
-        grads, (_, (sums, buffers)) = grad_and_value(mean_loss, has_aux=True)(trained)
+        grads, (_, (sums, buffers)) = grad_and_value(mean_loss, has_aux=True)(trained, batch["x"])
         state = {
             "buffers": {k: buffers[k] for k in variables.buffers},
             "personal": {k: buffers[k] for k in personal["buffers"]},
@@ -150,13 +154,18 @@ class TorchLearner:
 
     def check(self, client: Client) -> None:
         """Raises DataError naming the client where its labels or shapes do not fit the module."""
-        if self._draws is None:
-            self._probe(client)
         y = client.data.y
         if y is None:
-            raise DataError(f"client {client.id!r} has no labels (y is None), and {self._loss_name} needs them")
+            raise DataError(f"client {client.id!r} has no labels: give y, which {self._loss_name or 'the loss'} needs")
+        if self._draws is None:
+            self._probe(client)
         if self._loss_name == "cross_entropy":
             self._check_labels(client.id, np.asarray(y))
+        if self._loss_name == "binary_cross_entropy" and not np.isin(y, (0, 1)).all():
+            odd = np.asarray(y)[~np.isin(y, (0, 1))][0]
+            raise DataError(
+                f"client {client.id!r}: a label is {odd}, binary_cross_entropy needs 0 and 1: renumber them"
+            )
         if self.mixes and len(client.data) == 1:
             raise DataError(
                 f"client {client.id!r} has a single example, of which batch norm can take no statistics: leave it"
@@ -219,7 +228,8 @@ class TorchLearner:
         totals: dict[str, float] = dict.fromkeys(("examples", *self.metric_names), 0.0)
         state = self.roles.state(variables)
         for start in range(0, len(data), CHUNK):
-            batch = self.batch(data, slice(start, start + CHUNK))
+            # An index and no slice: the module gets a copy, and may write into it.
+            batch = self.batch(data, np.arange(start, min(start + CHUNK, len(data))))
             output = self._output(state, batch["x"])
             weight = torch.ones(len(batch["y"]), dtype=self.roles.dtype)
             with torch.no_grad():
@@ -232,7 +242,8 @@ class TorchLearner:
         data, state = Data(x), self.roles.state(variables)
         parts = []
         for start in range(0, len(data), CHUNK):
-            piece = tree.map(lambda c, s=start: self._tensor(c[s : s + CHUNK]), x)
+            index = np.arange(start, min(start + CHUNK, len(data)))
+            piece = tree.map(lambda c, i=index: self._tensor(np.asarray(c)[i]), x)
             parts.append(arrays.asnumpy(self._output(state, piece)))
         return np.concatenate(parts)
 
@@ -273,6 +284,10 @@ class TorchLearner:
     def _mode(self, *, training: bool) -> None:
         if self._module.training != training:
             self._module.train(training)
+
+    def _labels(self, y: np.ndarray) -> Tensor:
+        tensor = self._tensor(y)
+        return tensor.to(torch.int64) if self._loss_name == "cross_entropy" else tensor
 
     def _tensor(self, column: np.ndarray) -> Tensor:
         tensor = arrays.to_torch(np.ascontiguousarray(column))
