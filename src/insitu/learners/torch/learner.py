@@ -162,9 +162,9 @@ class TorchLearner:
         if self._loss_name == "cross_entropy":
             self._check_labels(client.id, np.asarray(y))
         if self._loss_name == "binary_cross_entropy" and not np.isin(y, (0, 1)).all():
-            odd = np.asarray(y)[~np.isin(y, (0, 1))][0]
+            low, high = np.min(y), np.max(y)
             raise DataError(
-                f"client {client.id!r}: a label is {odd}, binary_cross_entropy needs 0 and 1: renumber them"
+                f"client {client.id!r}: labels go from {low} to {high}, binary_cross_entropy needs 0 and 1: renumber them"
             )
         if self.mixes and len(client.data) == 1:
             raise DataError(
