@@ -164,7 +164,7 @@ class TorchLearner:
         if self._loss_name == "binary_cross_entropy" and not np.isin(y, (0, 1)).all():
             low, high = np.min(y), np.max(y)
             raise DataError(
-                f"client {client.id!r}: labels go from {low} to {high}, binary_cross_entropy needs 0 and 1: renumber them"
+                f"client {client.id!r}: labels go from {low} to {high}, and this loss needs 0 and 1: renumber them"
             )
         if self.mixes and len(client.data) == 1:
             raise DataError(
