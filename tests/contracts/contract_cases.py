@@ -17,7 +17,7 @@ from insitu.data.clients import Clients
 from insitu.learners.torch import TorchLearner
 from insitu.names import find, members
 
-SIZES = (3, 1, 9, 5, 12, 2, 17, 8)
+SIZES = (3, 1, 9, 5, 6, 2, 11, 4)
 """Examples by client: one has a single example, several fewer than a batch; clients 3 and 4 know one class only."""
 BATCH = 4
 CLASSES = 3

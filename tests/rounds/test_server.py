@@ -60,7 +60,7 @@ class Clock:
 def server(plan, people, clock=None, memories=None):
     memories = Memories() if memories is None else memories
     session = Inline().open(Setting(plan, people, memories, 5, 3))
-    return Server("run", plan, session, people, memories, 3, clock or Clock())
+    return Server("run", plan, session, people, memories, 3, clock=clock or Clock())
 
 
 def fresh(plan):
@@ -277,7 +277,7 @@ def test_an_engine_that_folds_blocks_is_counted_by_its_clients():
 
     people, memories = People(), Memories()
     inner = Inline().open(Setting(plan, people, memories, 5, 3))
-    folding = Server("run", plan, Folding(inner), people, memories, 3, Clock())
+    folding = Server("run", plan, Folding(inner), people, memories, 3, clock=Clock())
     outcome = folding.run_round(fresh(plan), 1)
     expected = server(plan, People()).run_round(fresh(plan), 1)
     assert len(outcome.reports) == 10
