@@ -17,6 +17,9 @@ from insitu.engines.vectorized.session import VectorizedSession
 COMPILE_FROM = 20_000
 """Steps of all lanes together in a run from which ``compile="auto"`` compiles: a compiler takes half a minute."""
 
+ONE_THREAD = 500_000
+"""Parameters up to which one thread computes: several would wait for each other more than they help."""
+
 
 @dataclass(frozen=True)
 class Vectorized(Engine):
@@ -77,7 +80,7 @@ class Vectorized(Engine):
             "lanes": lanes,
             "compile": compiled,
             "device": device,
-            "threads": torch.get_num_threads(),
+            "threads": 1 if device == "cpu" and size <= ONE_THREAD else torch.get_num_threads(),
             "torch": torch.__version__,
         }
 
