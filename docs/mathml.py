@@ -15,9 +15,7 @@ from latex2mathml.converter import convert
 
 log = logging.getLogger("mkdocs.hooks.mathml")
 
-FORMULA = re.compile(
-    r'<(?P<tag>span|div) class="arithmatex">\s*\\[(\[](?P<tex>.*?)\\[)\]]\s*</(?P=tag)>', re.DOTALL
-)
+FORMULA = re.compile(r'<(?P<tag>span|div) class="arithmatex">\s*\\[(\[](?P<tex>.*?)\\[)\]]\s*</(?P=tag)>', re.DOTALL)
 # What latex2mathml leaves behind where it did not understand: a command's own text, or a bare alignment mark.
 LEFT_OVER = re.compile(r"<m[ion]>(?:\\[A-Za-z]+|&|&amp;)</m[ion]>")
 
