@@ -278,6 +278,12 @@ def test_nor_where_a_batch_is_all_of_a_clients_data():
 
 
 @pytest.mark.long
+def test_nor_compiled_with_batch_norm():
+    """Lanes of one size advance together there, so how many do is the neighbours' doing."""
+    lonely_and_in_company("batchnorm", ALGORITHMS["fedavg"], compiled=True, sizes=(3, 9, 5, 12, 2, 17, 8))
+
+
+@pytest.mark.long
 def test_nor_compiled():
     lonely_and_in_company("perceptron", ALGORITHMS["fedavg"], compiled=True)
 

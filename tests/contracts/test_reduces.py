@@ -241,3 +241,14 @@ def test_values_with_other_names_are_refused():
     for odd in ({"x": np.ones(2)}, {"x": np.ones(2), "z": np.ones(2)}):
         with pytest.raises((ValueError, KeyError)):
             Mean().add(accumulator, Update({"a": odd}, {"a": 1.0}), "1")
+
+
+def test_blocks_of_another_shape_are_refused_and_never_broadcast():
+    """Blocks are folded elsewhere, each alike in itself: merging is where they meet."""
+
+    def block(x):
+        return Mean().add(Mean().zero(), Update({"a": {"x": x}}, {"a": 1.0}), "0")
+
+    for odd in (np.ones(2), np.ones((1, 2)), np.ones((4, 2))):
+        with pytest.raises(ValueError, match="shape"):
+            Mean().merge(block(np.ones((3, 2))), block(odd))

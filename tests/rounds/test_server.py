@@ -282,3 +282,51 @@ def test_an_engine_that_folds_blocks_is_counted_by_its_clients():
     expected = server(plan, People()).run_round(fresh(plan), 1)
     assert len(outcome.reports) == 10
     np.testing.assert_array_equal(outcome.model.state["shared"]["weight"], expected.model.state["shared"]["weight"])
+
+
+# ------------------------------------------------------------ updates that do not fit
+
+
+class Misshapen(FedAvg):
+    """Clients c0 … c9; those named tell an update of another shape, as a wrong version of a model would."""
+
+    def local(self, task, client, learner, memory):
+        update, memory = super().local(task, client, learner, memory)
+        if client.id in ODD:
+            shared = {name: np.ones(7) for name in update.value["shared"]}
+            update = type(update)({"shared": shared}, update.weight, update.metrics)
+        return update, memory
+
+
+ODD: set[str] = set()
+
+
+@pytest.mark.parametrize(
+    ("odd", "block"),
+    [({"c4"}, 10), ({"c0"}, 10), ({"c0"}, 1), ({"c9"}, 1), ({"c0", "c1", "c2"}, 3)],
+    ids=["one", "the first", "the first block", "the last block", "a whole block"],
+)
+def test_an_update_of_another_shape_is_its_clients_failure(odd, block):
+    """Also where it comes first, and where blocks are merged: the model says which shape is right."""
+    ODD.clear()
+    ODD.update(odd)
+    plan = Plan(Misshapen(lr=0.05), LinearLearner(2), block=block)
+    outcome = server(plan, People()).run_round(fresh(plan), 1)
+    assert {failure.client for failure in outcome.failures} == odd
+    assert len(outcome.reports) == 10 - len(odd)
+    people = People()
+    people.down = {int(client[1:]) for client in odd}
+    plain = Plan(FedAvg(lr=0.05), LinearLearner(2), block=block)
+    expected = server(plain, people).run_round(fresh(plain), 1)
+    np.testing.assert_allclose(
+        outcome.model.state["shared"]["weight"], expected.model.state["shared"]["weight"], rtol=1e-12
+    )
+
+
+def test_an_update_that_is_refused_does_not_count_for_the_quorum():
+    ODD.clear()
+    ODD.update({"c4", "c5"})
+    plan = Plan(Misshapen(lr=0.05), LinearLearner(2), policy=Policy(quorum=0.9), block=10)
+    outcome = server(plan, People()).run_round(fresh(plan), 1)
+    assert outcome.model is None
+    assert "8 of 10" in outcome.reason
