@@ -14,7 +14,7 @@ from insitu.core import tree
 from insitu.core.descent import Descent, Job
 from insitu.core.errors import UpdateError
 from insitu.core.protocols import Setting
-from insitu.core.types import Answer, Failure, Folded, Report, Task
+from insitu.core.types import Answer, Client, Failure, Folded, Report, Task
 from insitu.engines.inline import attempt
 from insitu.engines.vectorized.lanes import Lanes
 from insitu.rounds.client import answer, failure
@@ -23,11 +23,11 @@ from insitu.rounds.fold import fold_in
 
 @dataclass(frozen=True)
 class Entry:
-    """A client that waits for a lane: its job, its memory before the task, its columns as tensors."""
+    """A client that waits for a lane: its task, itself, its memory before the task."""
 
-    job: Job
+    task: Task
+    client: Client
     memory: Any
-    columns: Any
 
 
 class VectorizedSession:
@@ -39,6 +39,8 @@ class VectorizedSession:
         algorithm: Descent = self.plan.algorithm
         self.lanes = Lanes(algorithm, self.plan.learner, choices["lanes"], choices["device"], choices["compile"])
         self._proven = False
+        self._form: Any = None
+        self._memories: dict[str, Any] = {}
         # A resumed run sums with as many threads as before: another number may give other bits.
         self._threads = torch.get_num_threads()
         if self._threads != choices["threads"]:
@@ -61,8 +63,8 @@ class VectorizedSession:
     def _block(self, tasks: Sequence[Task]) -> Iterator[Answer | Folded | Failure]:
         """One block, longest client first so that lanes end together; the order depends on the block alone."""
         self.lanes.drop_all()  # a block that was closed early leaves its clients behind
-        ready, told = self._open(tasks)
-        queue = deque(sorted(ready, key=lambda entry: -len(entry.job.batches)))
+        ready, told = self._load(tasks)
+        queue = deque(sorted(ready, key=lambda entry: -len(entry.client.data)))
         self.lanes.start_block([task.message for task in tasks], self.plan.algorithm.work().batch_size)
         if self._one_at_a_time():
             # In the cohort's order, so that a round that is complete before all were heard has the same clients.
@@ -87,33 +89,44 @@ class VectorizedSession:
         """Whether answers are passed on as they are: where each is needed, or some may turn out not to be."""
         return self.plan.reduce.needs == "each" or bool(self.plan.policy.over_select)
 
-    def _open(self, tasks: Sequence[Task]) -> tuple[list[Entry], list[Answer | Failure]]:
-        """The clients that go into lanes, and the answers or failures of those that do not."""
+    def _load(self, tasks: Sequence[Task]) -> tuple[list[Entry], list[Answer | Failure]]:
+        """The clients of a block with their data, and the failures of those that have none to give."""
         ready: list[Entry] = []
         told: list[Answer | Failure] = []
         for task in tasks:
             try:
                 client = self.setting.clients.at(task.place)
-                memory = self.setting.memories.get(task.client)
-                own = (memory or {}).get("algorithm")
-                job = self.plan.algorithm.open(task, client, self.plan.learner, own)
-                columns = self.plan.learner.batch(client.data, slice(None))
+                ready.append(Entry(task, client, self.setting.memories.get(task.client)))
             except Exception as error:
                 told.append(failure(task, error))
-                continue
-            if ready and _form(columns) != _form(ready[0].columns):
-                told.append(attempt(self.setting, task))  # its columns cannot stand beside the others'
-            else:
-                ready.append(Entry(job, memory, columns))
         return ready, told
 
+    def _seat(self, entry: Entry, lane: int) -> Answer | Failure | None:
+        """Gives a client a lane. Returns its answer or failure where it cannot have one.
+
+        Its task is opened here and not before: a block of clients must not be a block of models.
+        """
+        try:
+            own = (entry.memory or {}).get("algorithm")
+            job = self.plan.algorithm.open(entry.task, entry.client, self.plan.learner, own)
+            columns = self.plan.learner.batch(entry.client.data, slice(None))
+        except Exception as error:
+            return failure(entry.task, error)
+        self._form = self._form or _form(columns)
+        if _form(columns) != self._form:
+            return attempt(self.setting, entry.task)  # its columns cannot stand beside the others'
+        self.lanes.put(lane, job, columns)
+        self._memories[entry.task.client] = entry.memory
+        return None
+
     def _train(self, queue: deque[Entry]) -> Iterator[Answer | Failure]:
-        memories: dict[str, Any] = {}
+        self._form, self._memories = None, {}
         while queue or self.lanes.busy():
             while queue and (lane := self.lanes.free()) is not None:
-                entry = queue.popleft()
-                memories[entry.job.task.client] = entry.memory
-                self.lanes.put(lane, entry.job, entry.columns)
+                if (told := self._seat(queue.popleft(), lane)) is not None:
+                    yield told
+            if not self.lanes.busy():
+                return
             try:
                 finished = self.lanes.step()
                 self._proven = True
@@ -122,7 +135,7 @@ class VectorizedSession:
                 return
             for lane in finished:
                 job, end = self.lanes.take(lane)
-                yield self._close(job, end, memories.pop(job.task.client))
+                yield self._close(job, end, self._memories.pop(job.task.client))
 
     def _close(self, job: Job, end: Any, memory: Any) -> Answer | Failure:
         try:
@@ -137,8 +150,8 @@ class VectorizedSession:
 
     def _one_by_one(self, error: Exception, queue: deque[Entry]) -> Iterator[Answer | Failure]:
         """A step of all lanes failed: each client is run alone, which either works or shows whose fault it is."""
-        jobs = [*self.lanes.drop_all(), *(entry.job for entry in queue)]
-        told = [attempt(self.setting, job.task) for job in jobs]
+        tasks = [*(job.task for job in self.lanes.drop_all()), *(entry.task for entry in queue)]
+        told = [attempt(self.setting, task) for task in tasks]
         if not self._proven and any(isinstance(item, Answer) for item in told):
             self.choices["sequential"] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
             self.setting.notify(
