@@ -37,7 +37,7 @@ class Mean(Reduce):
         for part, value in update.value.items():
             weight = update.weight[part]
             if part in accumulator["value"]:
-                _alike(accumulator["value"][part], value, part, client)
+                alike(accumulator["value"][part], value, part, client)
                 _fold(accumulator["value"][part], value, weight)
             else:
                 accumulator["value"][part] = tree.map(lambda x, w=weight: _weighted(x, w), value)
@@ -46,6 +46,9 @@ class Mean(Reduce):
         return accumulator
 
     def merge(self, accumulator: Sum, other: Sum) -> Sum:
+        for part, value in other["value"].items():
+            if part in accumulator["value"]:
+                alike(accumulator["value"][part], value, part, "a block")
         for part, value in other["value"].items():
             if part in accumulator["value"]:
                 _fold(accumulator["value"][part], value, 1.0)
@@ -69,7 +72,7 @@ def _weighted(x: Any, weight: float) -> Any:
 
 
 def _fold(target: Any, value: Mapping[str, Any], weight: float) -> None:
-    """target += weight · value, in place, without a copy of the model. ``_alike`` has looked at both."""
+    """target += weight · value, in place, without a copy of the model. ``alike`` has looked at both."""
     for key, x in value.items():
         if isinstance(x, Mapping):
             _fold(target[key], x, weight)
@@ -81,16 +84,16 @@ def _fold(target: Any, value: Mapping[str, Any], weight: float) -> None:
             target[key] += arrays.widen(x) * weight
 
 
-def _alike(target: Any, value: Any, path: str, client: str) -> None:
+def alike(target: Any, value: Any, path: str, client: str) -> None:
     """Raises UpdateError, before anything is added, where names or shapes differ: arrays would broadcast silently."""
     if isinstance(value, Mapping) and isinstance(target, Mapping):
         if target.keys() != value.keys():
             raise UpdateError(
-                f"client {client!r}: {path} of its update has {tree.describe(value)}, others have"
+                f"client {client!r}: {path} of its update has {tree.describe(value)}, not"
                 f" {tree.describe(target)}: all clients must tell the same arrays"
             )
         for key, x in value.items():
-            _alike(target[key], x, f"{path}/{key}", client)
+            alike(target[key], x, f"{path}/{key}", client)
     elif isinstance(value, Mapping) or isinstance(target, Mapping) or tuple(value.shape) != tuple(target.shape):
         found = [tree.describe(x) if isinstance(x, Mapping) else list(x.shape) for x in (value, target)]
-        raise UpdateError(f"client {client!r}: {path} of its update has the shape {found[0]}, others have {found[1]}")
+        raise UpdateError(f"client {client!r}: {path} of its update has the shape {found[0]}, not {found[1]}")

@@ -6,6 +6,7 @@ import traceback
 
 from insitu.core import arrays, tree
 from insitu.core.errors import UpdateError
+from insitu.core.mean import alike
 from insitu.core.tree import Tree
 from insitu.core.types import Answer, Client, Context, Failure, Task, Update
 from insitu.rounds.plan import Plan
@@ -26,6 +27,10 @@ def answer(plan: Plan, task: Task, update: Update, own: Tree | None, memory: Tre
     if task.kind != "train":
         return Answer(task, update, memory)
     check_update(task.client, update)
+    for part in ("shared", "buffers"):
+        # The model says which names and shapes are right: else the first client that is wrong would shut out the rest.
+        if part in update.value and task.message.get(part):
+            alike(task.message[part], update.value[part], part, task.client)
     if task.discount != 1:
         late = tree.scale(update.value["shared"], task.discount)
         update = Update({**update.value, "shared": late}, update.weight, update.metrics)

@@ -77,20 +77,21 @@ class Fold:
         if block != self._block[0]:
             self._close_block()
             self._block = (block, self.plan.reduce.zero())
-        if isinstance(item, Folded):
-            accumulator = self.plan.reduce.merge(self._block[1], item.accumulator)
-        else:
-            try:
+        try:  # both look before anything is added: where they refuse, the accumulator is as it was
+            if isinstance(item, Folded):
+                accumulator = self.plan.reduce.merge(self._block[1], item.accumulator)
+            else:
                 accumulator = fold_in(self.plan, self._block[1], item)
-            except UpdateError as error:  # looked at before anything is added: the accumulator is as it was
-                self._refuse(item, error)
-                return
+        except UpdateError as error:
+            self._refuse(item, error)
+            return
         self._block = (block, accumulator)
 
-    def _refuse(self, item: Answer, error: UpdateError) -> None:
-        task = item.task
-        self.reports = [report for report in self.reports if report.index != task.index]
-        self.failures.append(Failure(task.client, task.index, task.block, f"UpdateError: {error}"))
+    def _refuse(self, item: Answer | Folded, error: UpdateError) -> None:
+        block = item.block if isinstance(item, Folded) else item.task.block
+        refused = {r.index: r.client for r in (item.reports if isinstance(item, Folded) else (item.report(),))}
+        self.reports = [report for report in self.reports if report.index not in refused]
+        self.failures.extend(Failure(c, index, block, f"UpdateError: {error}") for index, c in refused.items())
 
     def _close_block(self) -> None:
         self._total = self.plan.reduce.merge(self._total, self._block[1])

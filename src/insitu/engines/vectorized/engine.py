@@ -76,6 +76,9 @@ class Vectorized(Engine):
         size = sum(x.numel() for x in tree.values(start.shared))
         lanes = self.lanes or (16 if size <= 50_000 else 8 if size <= 500_000 else 4) * (1 if device == "cpu" else 4)
         compiled = self._worth_compiling(setting, lanes) if self.compile == "auto" else self.compile
+        if compiled and setting.plan.learner.mixes:
+            setting.notify("layers that mix the examples of a batch (batch norm) are not compiled")
+            compiled = False
         return {
             "lanes": lanes,
             "compile": compiled,

@@ -195,8 +195,9 @@ class Lanes:
 
     def _run(self, carry: Any, fixed: Any, batch: Any, active: Tensor) -> Any:
         shared = self._shared_message is not None
-        # Layers that mix examples take odd batches in their exact size, and each size would be compiled anew.
-        compiled = self.compiled and batch["weight"].shape == (self.count, self.batch_size)
+        # Layers that mix examples take batches in their exact size and as many lanes as share it: each pair would be
+        # compiled anew, and a client's bits would depend on how many share its size.
+        compiled = self.compiled and not self.learner.mixes
         if (shared, compiled) not in self._steps:
             self._steps[shared, compiled] = stepper(
                 self.algorithm, self.learner, shared_message=shared, compiled=compiled
