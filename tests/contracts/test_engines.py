@@ -277,10 +277,15 @@ def test_nor_where_a_batch_is_all_of_a_clients_data():
     lonely_and_in_company("perceptron", FedAvg(lr=0.1, epochs=2, batch_size=None), sizes=sizes)
 
 
-@pytest.mark.long
-def test_nor_compiled_with_batch_norm():
-    """Lanes of one size advance together there, so how many do is the neighbours' doing."""
-    lonely_and_in_company("batchnorm", ALGORITHMS["fedavg"], compiled=True, sizes=(3, 9, 5, 12, 2, 17, 8))
+def test_batch_norm_is_not_compiled_and_a_notice_says_so():
+    """Lanes of one size advance together there, so a kernel for each number of them would show in a client's bits."""
+    heard = []
+    chosen = insitu.Plan(ALGORITHMS["fedavg"], learner=learner("batchnorm", torch.float32))
+    clients = ragged("batchnorm", (3, 9, 5))
+    engine = Vectorized(lanes=3, compile=True, device="cpu")
+    result = insitu.run(chosen, clients, rounds=1, engine=engine, store=None, observers=[heard.append])
+    assert result.choices["compile"] is False
+    assert any("not compiled" in getattr(event, "text", "") for event in heard)
 
 
 @pytest.mark.long
