@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from insitu.core import arrays, tree
+from insitu.core import tree
 from insitu.core.descent import Job
 from insitu.core.errors import PlanError
 from insitu.core.local_sgd import LocalSGD
 from insitu.core.protocols import Reduce
 from insitu.core.tree import Tree
 from insitu.core.types import ByClient, Total, Variables
-from insitu.reduce.neighbours import Neighbours
+from insitu.reduce.neighbours import Neighbours, combined
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +88,5 @@ class Gossip(LocalSGD):
 
 
 def _mean(nodes: list[Tree]) -> Any:
-    def combine(*values: Any) -> Any:
-        if not arrays.is_float(values[0]):
-            largest = values[0]
-            for x in values[1:]:
-                largest = arrays.maximum(largest, x)
-            return largest
-        return sum(values[1:], start=values[0]) / len(values)
-
-    return tree.map(combine, *nodes)
+    weights = [1 / len(nodes)] * len(nodes)
+    return tree.map(lambda *values: combined(values, weights), *nodes)

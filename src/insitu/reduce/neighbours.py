@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, ClassVar, Literal
 
 from insitu.core import arrays, checks, tree
@@ -106,15 +107,14 @@ def _mix(nodes: dict[str, Any], cohort: list[str], own: int, row: dict[int, floa
     present[own] = present.get(own, 0.0) + 1 - sum(present.values())
     weights = [present[j] for j in sorted(present)]
 
-    def combine(*values: Any) -> Any:
-        if not arrays.is_float(values[0]):
-            largest = values[0]
-            for x in values[1:]:
-                largest = arrays.maximum(largest, x)
-            return largest
-        total = arrays.widen(values[0]) * weights[0]
-        for x, weight in zip(values[1:], weights[1:], strict=True):
-            total = total + arrays.widen(x) * weight
-        return arrays.cast(total, values[0])
+    return tree.map(lambda *values: combined(values, weights), *(nodes[cohort[j]] for j in sorted(present)))
 
-    return tree.map(combine, *(nodes[cohort[j]] for j in sorted(present)))
+
+def combined(values: Sequence[Any], weights: Sequence[float]) -> Any:
+    """The weighted sum of arrays, half precision summed in float32; integers by their maximum."""
+    if not arrays.is_float(values[0]):
+        return reduce(arrays.maximum, values)
+    total = arrays.widen(values[0]) * weights[0]
+    for x, weight in zip(values[1:], weights[1:], strict=True):
+        total = total + arrays.widen(x) * weight
+    return arrays.cast(total, values[0])
