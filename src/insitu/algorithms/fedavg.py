@@ -22,9 +22,9 @@ class FedAvg(LocalSGD):
     Learners without gradients (scikit-learn, any ``fit``) work too: their fitted parameters are averaged.
 
     Reference: McMahan et al., *Communication-Efficient Learning of Deep Networks from Decentralized Data*, AISTATS
-    2017, algorithm 1; server optimisers: Reddi et al., *Adaptive Federated Optimization*, ICLR 2021, alg. 2.
-    Deviation: ``Adam()`` on the server corrects its bias and starts its averages at zero, where the paper's FedAdam does
-    neither; ``Adam(epsilon=1e-3)`` has the paper's degree of adaptivity.
+    2017, algorithm 1; server optimisers: Reddi et al., *Adaptive Federated Optimization*, ICLR 2021, algorithm 2.
+    Deviation: ``Adam()`` on the server corrects its bias and starts its second average at zero, where the paper's
+    FedAdam does neither; the paper's degree of adaptivity is ``Adam(epsilon=1e-3)``.
     """
 
     learner_needed: ClassVar[Literal["gradient", "any", "none"]] = "any"
