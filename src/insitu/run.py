@@ -177,6 +177,7 @@ class _Loop:
             if outcome.model is not None:
                 return outcome, time.monotonic() - began
             self._emit(events.RoundDiscarded(self.id, round, outcome.reason))
+            model = outcome.spent or model  # a void round costs simulated time
         first = (
             f"; first failure: client {outcome.failures[0].client!r}: {outcome.failures[0].error}"
             if outcome.failures

@@ -18,8 +18,9 @@ from insitu.core.types import Folded
 from insitu.engines.inline import Inline
 from insitu.learners.numpy import LinearLearner
 from insitu.privacy.clip import Clip
+from insitu.rounds.cohort import draw
 from insitu.rounds.memory import Memories
-from insitu.rounds.server import Model, Server, draw
+from insitu.rounds.server import Model, Server
 
 
 class People:
@@ -177,7 +178,7 @@ def test_over_selection_asks_more_and_stops_when_enough_have_answered():
 def test_over_selection_makes_up_for_failures():
     plan = scaffold(cohort=Uniform(4), policy=Policy(over_select=0.5, quorum=1.0))
     people = People()
-    places, wanted = draw(plan, 10, 3, 1, 0)
+    places, wanted = draw(plan.cohort, plan.policy, 10, 3, 1, 0)
     assert wanted == 4
     people.down = set(places[:2].tolist())
     outcome = server(plan, people).run_round(fresh(plan), 1)
@@ -188,18 +189,18 @@ def test_over_selection_makes_up_for_failures():
 def test_those_asked_in_addition_are_others():
     plan = scaffold(cohort=Uniform(4), policy=Policy(over_select=1.0))
     for round in range(1, 30):
-        places, wanted = draw(plan, 10, 3, round, 0)
+        places, wanted = draw(plan.cohort, plan.policy, 10, 3, round, 0)
         assert wanted == 4
         assert len(set(places.tolist())) == 8
         np.testing.assert_array_equal(places[:4], plan.cohort.sample(10, 3, round))
-    assert len(draw(plan, 5, 3, 1, 0)[0]) == 5  # no more than there are
+    assert len(draw(plan.cohort, plan.policy, 5, 3, 1, 0)[0]) == 5  # no more than there are
 
 
 def test_another_attempt_draws_another_cohort():
     plan = scaffold(cohort=Uniform(4))
-    cohorts = {tuple(draw(plan, 10, 3, 1, attempt)[0]) for attempt in range(4)}
+    cohorts = {tuple(draw(plan.cohort, plan.policy, 10, 3, 1, attempt)[0]) for attempt in range(4)}
     assert len(cohorts) == 4
-    assert tuple(draw(plan, 10, 3, 1, 2)[0]) in cohorts
+    assert tuple(draw(plan.cohort, plan.policy, 10, 3, 1, 2)[0]) in cohorts
 
 
 # ------------------------------------------------------------ stages

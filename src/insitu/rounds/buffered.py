@@ -1,9 +1,9 @@
 """Buffered rounds: asynchronous training, K answers at a time, with staleness.
 
 Clients are never waited for: as soon as one has answered, another starts from the newest model, and every K answers
-make a new model. In simulation time is virtual: how long a client takes is a function of the seeds, so an asynchronous
-run has the same answer on every engine, and resumes bit for bit. What a client computes does not depend on when it is
-computed, so its work is done when its answer is due.
+make a new model. Time is simulated: how long a client takes is a function of the seeds and the plan's world, so an
+asynchronous run has the same answer on every engine, and resumes bit for bit. What a client computes does not depend on
+when it is computed, so its work is done when its answer is due.
 """
 
 from __future__ import annotations
@@ -11,12 +11,24 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from insitu.core import checks, seeds
-from insitu.core.errors import PlanError
+from insitu.core.errors import PlanError, RoundError
 from insitu.core.part import Part
 from insitu.core.types import Population
+from insitu.rounds.world import LogNormal, World
+from insitu.rounds.world.world import examples_of, sizes_of
+
+if TYPE_CHECKING:
+    from insitu.rounds.plan import Plan
+
+USUAL_WORLD = World(speed=LogNormal(median=1.0, sigma=0.5), jitter=0.05)
+"""Where the plan has none: an example takes about a second, and links take no time."""
+CANDIDATES = 64
+MOST_LOST = 10_000
 
 
 @dataclass(frozen=True)
@@ -30,10 +42,9 @@ class Buffered(Part):
     size         K, answers in a round
     concurrency  clients at work at any time; None: twice ``size``
     staleness    a, how fast old answers lose weight; 0: not at all
-    spread       standard deviation of the logarithm of clients' speeds: 0 all alike, 1 some ten times slower
 
-    A client takes (its speed) × (a log-normal draw for each task, a tenth as wide) × (its examples, where they are
-    known without loading it) units of virtual time. The history's ``clock`` is the virtual time of a commit, and
+    How long a client takes is the plan's ``world``; without one a device trains on a log-normal number of examples a
+    second (median 1, σ 0.5), and links take no time. The history's ``clock`` is the simulated time of a commit, and
     ``staleness`` the mean τ of its answers.
 
     Reference: Nguyen et al., *Federated Learning with Buffered Asynchronous Aggregation*, AISTATS 2022, algorithm 1;
@@ -43,7 +54,6 @@ class Buffered(Part):
     size: int = 10
     concurrency: int | None = None
     staleness: float = 0.5
-    spread: float = 0.5
 
     @classmethod
     def part_name(cls) -> str:
@@ -57,7 +67,6 @@ class Buffered(Part):
                 " use a larger concurrency or a smaller size"
             )
         checks.not_negative(staleness=self.staleness)
-        checks.not_negative(spread=self.spread)
 
     def discount(self, age: int) -> float:
         """(1 + τ)^−a."""
@@ -66,33 +75,39 @@ class Buffered(Part):
 
 @dataclass(frozen=True, order=True)
 class Flight:
-    """A client at work: when it will answer, and which version it started from."""
+    """A client at work: when it will answer, or be lost, and which version it started from."""
 
     due: float
     sequence: int
     place: int
     version: int
+    answers: bool
 
 
 @dataclass(frozen=True)
 class Sky:
     """All clients at work: the asynchronous part of the state, a tree for checkpoints (:meth:`tree`).
 
-    ``messages`` holds what was asked at each version that somebody still works on.
+    clock     simulated seconds since the start of the run
+    started   how many flights there have been
+    messages  what was asked at each version that somebody still works on
+    bytes_up  mean bytes of the last round's updates; None before there was one
     """
 
     clock: float
     started: int
     flights: tuple[Flight, ...]
     messages: Mapping[int, Any]
+    bytes_up: float | None = None
 
     def tree(self) -> dict[str, Any]:
         """As a tree."""
         return {
             "clock": self.clock,
             "started": self.started,
-            "flights": [[f.due, f.sequence, f.place, f.version] for f in self.flights],
+            "flights": [[f.due, f.sequence, f.place, f.version, f.answers] for f in self.flights],
             "messages": {str(version): message for version, message in self.messages.items()},
+            "bytes_up": self.bytes_up,
         }
 
     @classmethod
@@ -100,57 +115,121 @@ class Sky:
         """Out of a tree; an empty one is the sky before the first round."""
         if not pending:
             return cls(0.0, 0, (), {})
-        flights = tuple(Flight(float(due), int(s), int(p), int(v)) for due, s, p, v in pending["flights"])
+        flights = tuple(Flight(float(due), *rest) for due, *rest in pending["flights"])
         messages = {int(version): message for version, message in pending["messages"].items()}
-        return cls(float(pending["clock"]), int(pending["started"]), flights, messages)
+        return cls(float(pending["clock"]), int(pending["started"]), flights, messages, pending["bytes_up"])
+
+
+class Landed(NamedTuple):
+    """The flights that fill the buffer, in the order of their arrival, and what is left after them."""
+
+    arrived: list[Flight]
+    sky: Sky
+    messages: dict[int, Any]
+    measures: dict[str, float]
 
 
 def next_arrivals(
-    buffered: Buffered, sky: Sky, version: int, message: Any, clients: Population, seed: int
-) -> tuple[list[Flight], Sky, dict[int, Any]]:
-    """The next K flights to end in the order of their arrival, the sky after them, and the messages by version.
+    plan: Plan, sky: Sky, version: int, message: Any, down: int, clients: Population, seed: int
+) -> Landed:
+    """The next K answers, the sky after them, and the messages by version.
 
-    Whoever lands is replaced at once by a client that is not at work, drawn uniformly, with the newest model. A client
-    whose answer waits in the buffer does not start again before the round is committed: its memory would fork.
+    Whoever lands or is lost is replaced at once by a client that is available and not at work, drawn uniformly, with
+    the newest model; where there is none, the seat stays empty until there is. A client whose answer waits in the
+    buffer does not start again before the round is committed: its memory would fork. ``down`` are the message's bytes.
     """
-    population = len(clients)
-    if buffered.size > population:
-        raise PlanError(
-            f"{population} clients cannot fill a buffer of size={buffered.size}: use Buffered({population})"
-        )
-    wanted = min(buffered.concurrency or 2 * buffered.size, population)
+    assert plan.buffered is not None
+    size, population = plan.buffered.size, len(clients)
+    if size > population:
+        raise PlanError(f"{population} clients cannot fill a buffer of size={size}: use Buffered({population})")
+    tower = _Tower(plan, clients, seed, down, down if sky.bytes_up is None else sky.bytes_up)
+    wanted = min(plan.buffered.concurrency or 2 * size, population)
     heap, clock, started = list(sky.flights), sky.clock, sky.started
     heapq.heapify(heap)
     busy = {flight.place for flight in heap}
     arrived: list[Flight] = []
-    while len(arrived) < buffered.size:
+    lost = 0
+    while len(arrived) < size:
+        next_free = np.inf
         while len(heap) < wanted and len(busy) < population:
-            place = _free(seed, started, population, busy)
-            due = clock + _duration(buffered, clients, place, seed, started)
-            heapq.heappush(heap, Flight(due, started, place, version))
+            place = tower.free(started, busy, clock)
+            if place is None:
+                next_free = tower.next_free(busy, clock)
+                break
+            heapq.heappush(heap, tower.flight(place, started, clock, version))
             busy.add(place)
             started += 1
-        arrived.append(heapq.heappop(heap))
-        clock = arrived[-1].due
+        if next_free < (heap[0].due if heap else np.inf):
+            clock = next_free
+            continue
+        if not heap:
+            raise RoundError(f"{len(arrived)} of {size} answers are there, and no other client is ever available again")
+        flight = heapq.heappop(heap)
+        clock = flight.due
+        if flight.answers:
+            arrived.append(flight)
+            continue
+        busy.discard(flight.place)
+        lost += 1
+        if lost > MOST_LOST:
+            raise RoundError(
+                f"{lost} clients were lost one after another before {size} answered: give the world a smaller dropout,"
+                " longer availability, or faster devices"
+            )
     messages = {**sky.messages, version: message}
     still = {flight.version for flight in heap}
     after = Sky(clock, started, tuple(sorted(heap)), {v: m for v, m in messages.items() if v in still})
-    return arrived, after, messages
+    measures = {
+        "clock": clock,
+        "simulated_seconds": clock - sky.clock,
+        "staleness": sum(version - flight.version for flight in arrived) / size,
+        "dropped": lost,
+    }
+    return Landed(arrived, after, messages, measures)
 
 
-def _free(seed: int, sequence: int, population: int, busy: set[int]) -> int:
-    """A client that is not at work, drawn uniformly."""
-    generator = seeds.generator(seed, sequence, "", "next client")
-    if len(busy) > population // 2:
-        rest = [place for place in range(population) if place not in busy]
-        return rest[int(generator.integers(len(rest)))]
-    while True:
-        place = int(generator.integers(population))
-        if place not in busy:
-            return place
+class _Tower:
+    """Who may start next, and how long it will take: the plan's world, asked about one client at a time."""
 
+    def __init__(self, plan: Plan, clients: Population, seed: int, down: float, up: float) -> None:
+        self.plan, self.clients, self.seed = plan, clients, seed
+        self.world = plan.world or USUAL_WORLD
+        self.down, self.up = down, up
 
-def _duration(buffered: Buffered, clients: Population, place: int, seed: int, sequence: int) -> float:
-    speed = seeds.generator(seed, 0, clients.id_at(place), "speed").lognormal(0.0, buffered.spread)
-    jitter = seeds.generator(seed, sequence, "", "duration").lognormal(0.0, buffered.spread / 10)
-    return float(speed * jitter * (clients.size_at(place) or 1))
+    def flight(self, place: int, sequence: int, clock: float, version: int) -> Flight:
+        """The flight of a client that starts now."""
+        at = np.array([place])
+        examples = np.zeros(1) if self.world.speed is None else sizes_of(self.clients, at)
+        chance = seeds.seed(self.seed, sequence, "", "flight")
+        fates = self.world.fates(
+            self.seed, chance, self.clients, at, examples_of(self.plan.algorithm, examples), self.down, self.up, clock
+        )
+        return Flight(clock + float(fates.seconds[0]), sequence, place, version, bool(fates.answers[0]))
+
+    def free(self, sequence: int, busy: set[int], clock: float) -> int | None:
+        """A client that is available and not at work, drawn uniformly; None where there is none."""
+        generator = seeds.generator(self.seed, sequence, "", "next client")
+        population = len(self.clients)
+        if len(busy) <= population // 2:
+            for _ in range(8):  # of a million clients, one that is free is found without looking at all of them
+                places = generator.integers(population, size=CANDIDATES)
+                here = places[self._here(places, clock)]
+                for place in here.tolist():
+                    if place not in busy:
+                        return int(place)
+        rest = self._others(busy)
+        rest = rest[self._here(rest, clock)]
+        return int(rest[generator.integers(len(rest))]) if len(rest) else None
+
+    def next_free(self, busy: set[int], clock: float) -> float:
+        """The first moment after now at which a client that is not at work becomes available."""
+        begin, _ = self.world.available.spells(self.seed, self.clients, self._others(busy), clock)
+        return float(begin.min())
+
+    def _here(self, places: np.ndarray, clock: float) -> np.ndarray:
+        return self.world.available.spells(self.seed, self.clients, places, clock)[0] <= clock
+
+    def _others(self, busy: set[int]) -> np.ndarray:
+        free = np.ones(len(self.clients), dtype=bool)
+        free[list(busy)] = False
+        return np.flatnonzero(free)

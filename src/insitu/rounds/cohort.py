@@ -9,6 +9,8 @@ import numpy as np
 from insitu.core import checks, seeds
 from insitu.core.errors import PlanError
 from insitu.core.part import Part
+from insitu.core.protocols import Cohort
+from insitu.rounds.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -83,3 +85,33 @@ class Poisson(Part):
         """Places, sorted; their number is binomial."""
         generator = seeds.generator(seed, round, "", "cohort")
         return np.sort(generator.choice(population, generator.binomial(population, self.rate), replace=False))
+
+
+def least(cohort: Cohort) -> int:
+    """How many clients there must be to draw from: the number that is asked for, or one."""
+    return (isinstance(cohort, Uniform) and cohort.clients) or 1
+
+
+def draw(
+    cohort: Cohort, policy: Policy, population: int, seed: int, round: int, attempt: int = 0
+) -> tuple[np.ndarray, int]:
+    """The round's places [asked], those in addition at the end, and how many answers make it complete.
+
+    ``attempt`` counts void rounds before it: each draws another cohort.
+    """
+    if attempt:
+        seed = seeds.seed(seed, round, "", f"attempt {attempt}")
+    places = np.asarray(cohort.sample(population, seed, round), dtype=np.int64)
+    wanted = len(places)
+    more = policy.ask(wanted, population) - wanted
+    if more > 0:
+        generator = seeds.generator(seed, round, "", "over-selection")
+        rank = generator.choice(population - wanted, more, replace=False)
+        places = np.concatenate([places, _others(np.sort(places), rank)])
+    return places, wanted
+
+
+def _others(taken: np.ndarray, rank: np.ndarray) -> np.ndarray:
+    """The places of these ranks among all that are not ``taken`` (sorted), without a list of them."""
+    free_before = taken - np.arange(len(taken))
+    return rank + np.searchsorted(free_before, rank, side="right")

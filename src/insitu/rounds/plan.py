@@ -13,8 +13,9 @@ from insitu.core.part import plain
 from insitu.core.protocols import Algorithm, Cohort, FitLearner, GradientLearner, Learner, Reduce, Stage
 from insitu.core.types import Schema, Variables
 from insitu.rounds.buffered import Buffered
-from insitu.rounds.cohort import Everyone
+from insitu.rounds.cohort import Everyone, Poisson
 from insitu.rounds.policy import Policy
+from insitu.rounds.world import World
 
 LARGEST_BLOCK = 256
 
@@ -31,6 +32,8 @@ class Plan:
     policy            when a round is complete or void
     buffered          asynchronous rounds of K answers (:class:`~insitu.rounds.buffered.Buffered`), which draw their
                       clients by themselves; None: every round waits for its cohort
+    world             simulated devices, links and availability (:class:`~insitu.rounds.world.World`): rounds then run
+                      on a simulated clock, by which the policy judges; None: on the real one
     evaluate_every    evaluate after every so many rounds, and after the last; 0: never
     evaluate_cohort   which clients evaluate on their held-out part; None: all of them
     block             clients folded as one block; None: a quarter of the cohort, at most 256
@@ -45,6 +48,7 @@ class Plan:
     cohort: Cohort = field(default_factory=Everyone)
     policy: Policy = field(default_factory=Policy)
     buffered: Buffered | None = None
+    world: World | None = None
     evaluate_every: int = 1
     evaluate_cohort: Cohort | None = None
     block: int | None = None
@@ -65,6 +69,13 @@ class Plan:
                 raise PlanError(f"{name}={value!r} is not a cohort: {_instance(value, 'Uniform(10)')}")
         if not isinstance(self.policy, Policy):
             raise PlanError(f"policy={self.policy!r} is not a Policy: {_instance(self.policy, 'Policy()')}")
+        if self.world is not None and not isinstance(self.world, World):
+            raise PlanError(f"world={self.world!r} is not a World: {_instance(self.world, 'World(speed=100.0)')}")
+        if isinstance(self.cohort, Poisson) and self.policy.over_select:
+            raise PlanError(
+                f"over_select={self.policy.over_select} asks for some more clients and keeps the first to answer, so"
+                " that a client's chance is no longer its own rate: leave it out, or use Uniform"
+            )
         if self.evaluate_every != 0:
             checks.count(evaluate_every=self.evaluate_every)
         if self.block is not None:
@@ -145,10 +156,10 @@ class Plan:
                 f" {_name(self.learner)} tells none: use FedAvg, FedProx, Scaffold or FedSGD with a learner that has"
                 " gradients, or leave buffered out"
             )
-        if self.cohort != Everyone() or self.policy.over_select:
+        if self.cohort != Everyone() or self.policy.over_select or self.policy.deadline:
             raise PlanError(
-                "buffered rounds draw their clients one by one: leave cohort and over_select out, and say"
-                " Buffered(size=…, concurrency=…)"
+                "buffered rounds draw their clients one by one and wait for nobody: leave cohort, over_select and"
+                " deadline out, and say Buffered(size=…, concurrency=…)"
             )
 
     def config(self) -> dict[str, Any]:
@@ -161,6 +172,7 @@ class Plan:
             "cohort": self.cohort.config(),
             "policy": self.policy.config(),
             "buffered": plain(self.buffered),
+            "world": plain(self.world),
             "evaluate_every": self.evaluate_every,
             "evaluate_cohort": plain(self.evaluate_cohort),
             "block": self.block,

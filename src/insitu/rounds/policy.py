@@ -6,9 +6,9 @@ No clock, socket or disk: simulated and real time alike. ``now`` is in seconds s
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from insitu.core import checks
 from insitu.core.errors import PlanError
@@ -17,8 +17,7 @@ from insitu.core.part import Part
 Effect = Literal["wait", "commit", "discard"]
 
 
-@dataclass(frozen=True)
-class Opened:
+class Opened(NamedTuple):
     """A round in progress."""
 
     asked: int
@@ -37,8 +36,9 @@ class Policy(Part):
     quorum       least share of the cohort (0 to 1) whose updates must arrive for the round to count; at least one
     over_select  share of the cohort asked in addition: 0.3 asks 13 clients where 10 are wanted, and the round is
                  complete when 10 have answered
-    deadline     how long a round may take; when it has passed, the round commits with its quorum or is void. Measured
-                 when an answer arrives, so that a round may exceed it by the work of one client or block
+    deadline     how long a round may take; when it has passed, the round commits with its quorum or is void. In a plan
+                 with a world it is simulated time, and exact; otherwise it is measured when an answer arrives, so that
+                 a round may exceed it by the work of one client or block
     retries      void rounds in a row, with new cohorts, before the run stops
     """
 
@@ -74,12 +74,12 @@ class Policy(Part):
         if state.effect != "wait":
             return state
         if event == "arrived":
-            state = replace(state, arrived=state.arrived + 1)
+            state = state._replace(arrived=state.arrived + 1)
         elif event == "failed":
-            state = replace(state, failed=state.failed + 1)
+            state = state._replace(failed=state.failed + 1)
         late = self.deadline is not None and now - state.since > self.deadline.total_seconds()
         if state.arrived >= state.wanted > 0:
-            return replace(state, effect="commit")
+            return state._replace(effect="commit")
         if late or state.arrived + state.failed >= state.asked:
             return self._judge(state, "the deadline passed" if late else "all have answered or failed")
         return state
@@ -87,9 +87,9 @@ class Policy(Part):
     def _judge(self, state: Opened, why: str) -> Opened:
         least = max(1, _share(self.quorum, state.wanted))
         if state.arrived >= least:
-            return replace(state, effect="commit")
+            return state._replace(effect="commit")
         reason = f"{why}: {state.arrived} of {state.asked} clients answered, the quorum is {least}"
-        return replace(state, effect="discard", reason=reason)
+        return state._replace(effect="discard", reason=reason)
 
 
 def _share(share: float, of: int) -> int:

@@ -5,25 +5,29 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from insitu.core import seeds, tree
+from insitu.core import tree
 from insitu.core.protocols import Session
 from insitu.core.types import ByClient, Context, Failure, Folded, Kind, Population, Report, Task
+from insitu.rounds import virtual
 from insitu.rounds.buffered import Buffered, Sky, next_arrivals
+from insitu.rounds.cohort import draw
 from insitu.rounds.fold import Fold
 from insitu.rounds.memory import Memories
 from insitu.rounds.plan import Plan
+from insitu.rounds.world import World
 
 
 @dataclass(frozen=True)
 class Model:
     """What is carried from round to round: ``version`` rounds are committed.
 
-    ``stages`` are the states of the stages' server halves, ``pending`` the clients at work in asynchronous rounds.
+    ``stages`` are the states of the stages' server halves, ``pending`` the simulated clock and, in asynchronous rounds,
+    the clients at work.
     """
 
     version: int
@@ -34,7 +38,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a round. ``model`` is None where it is void."""
+    """What became of a round. ``model`` is None where it is void, and ``spent`` what the next attempt starts from."""
 
     model: Model | None
     reports: list[Report]
@@ -43,6 +47,22 @@ class Outcome:
     bytes_down: int
     """Bytes of the arrays sent to one client."""
     reason: str = ""
+    measures: dict[str, float] = field(default_factory=dict)
+    spent: Model | None = None
+    """The model as it was before a void round, and the simulated time after it."""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What came in from the clients at ``places``, what the policy says of it, and what is pending after it."""
+
+    accumulator: Any
+    reports: list[Report]
+    failures: list[Failure]
+    places: np.ndarray
+    effect: str
+    reason: str
+    pending: dict[str, Any] = field(default_factory=dict)
     measures: dict[str, float] = field(default_factory=dict)
 
 
@@ -64,31 +84,22 @@ class Server:
         """One round on ``model``. ``attempt`` counts void rounds before it: each draws another cohort."""
         message = self.plan.algorithm.ask(model.state, round)
         down = tree.nbytes(message.default if isinstance(message, ByClient) else message)
-        asked: Iterable[Task]
-        pending: dict[str, Any] = {}
-        measures: dict[str, float] = {}
-        if self.plan.buffered is None:
-            places, wanted = draw(self.plan, len(self.clients), self.seed, round, attempt)
-            asked = self._asked(places, "train", message, model.version, round)
+        if self.plan.buffered is not None:
+            heard = self._buffered(self.plan.buffered, model, message, round, down)
+        elif self.plan.world is not None:
+            heard = self._simulated(self.plan.world, model, message, (self.seed, round, attempt), down)
         else:
-            landed, pending, measures = self._landing(self.plan.buffered, model, message, round)
-            asked, places, wanted = landed, np.array([task.place for task in landed]), len(landed)
-        self.opened(round, len(places))
-        fold = self._gather(asked, len(places), wanted)
-        if fold.effect != "commit":
+            heard = self._as_it_comes(model, message, round, attempt)
+        asked = len(heard.places)
+        if heard.effect != "commit":
             self.memories.discard()
-            return Outcome(None, fold.reports, fold.failures, len(places), down, fold.reason)
-        context = Context(round, len(self.clients), [self.clients.id_at(int(p)) for p in places], self.seed)
-        total = self.plan.reduce.finish(fold.accumulator, context)
-        stages = dict(model.stages)
-        for i, stage in reversed(list(enumerate(self.plan.stages))):
-            total, after = stage.decode(total, stages.get(str(i)), context)
-            if after is not None:
-                stages[str(i)] = after
-        state = self.plan.algorithm.tell(model.state, total, round)
+            spent = replace(model, pending=heard.pending or model.pending)
+            return Outcome(None, heard.reports, heard.failures, asked, down, heard.reason, spent=spent)
+        after = self._told(model, heard, round)
+        for report in heard.reports:
+            self.memories.pend(report.client, report.memory)
         self.memories.commit()
-        model = Model(round, state, stages, pending)
-        return Outcome(model, fold.reports, fold.failures, len(places), down, measures=measures)
+        return Outcome(after, heard.reports, heard.failures, asked, down, measures=heard.measures)
 
     def ask_all(self, kind: Kind, message: Any, places: Any, version: int) -> Fold:
         """One task of a kind to each of these clients, outside of training; nothing is remembered."""
@@ -98,39 +109,42 @@ class Server:
                 fold.take(item)
         return fold
 
-    def _asked(self, places: Any, kind: Kind, message: Any, version: int, round: int) -> Iterator[Task]:
-        """A task for each of these places, made when it is pulled."""
+    def _told(self, model: Model, heard: Heard, round: int) -> Model:
+        """The model after the round: reduced, stages undone in reverse, taken in by the algorithm."""
+        cohort = [self.clients.id_at(int(place)) for place in heard.places]
+        context = Context(round, len(self.clients), cohort, self.seed)
+        total = self.plan.reduce.finish(heard.accumulator, context)
+        stages = dict(model.stages)
+        for i, stage in reversed(list(enumerate(self.plan.stages))):
+            total, after = stage.decode(total, stages.get(str(i)), context)
+            if after is not None:
+                stages[str(i)] = after
+        state = self.plan.algorithm.tell(model.state, total, round)
+        return Model(round, state, stages, heard.pending)
+
+    def _asked(
+        self, places: Any, kind: Kind, message: Any, version: int, round: int, first: tuple[int, int] = (0, 0)
+    ) -> Iterator[Task]:
+        """A task for each of these places, made when it is pulled; ``first`` is the first one's index and block."""
         size = self.plan.block_size(len(places))
-        for index, place in enumerate(places):
+        for i, place in enumerate(places):
             client = self.clients.id_at(int(place))
             told = message.for_client(client) if isinstance(message, ByClient) else message
-            yield Task(self.run, round, version, kind, client, told, self.seed, index, int(place), index // size)
-
-    def _landing(
-        self, buffered: Buffered, model: Model, message: Any, round: int
-    ) -> tuple[list[Task], dict[str, Any], dict[str, float]]:
-        """The tasks whose answers fill the buffer next, the clients then at work, and the round's measures."""
-        sky, version = Sky.of(model.pending), model.version
-        arrived, after, messages = next_arrivals(buffered, sky, version, message, self.clients, self.seed)
-        size = self.plan.block_size(len(arrived))
-        # A task's randomness is that of the round in which it started, whenever its answer arrives.
-        tasks = [
-            Task(
-                self.run, flight.version + 1, flight.version, "train", self.clients.id_at(flight.place),
-                messages[flight.version], self.seed, index, flight.place, index // size,
-                buffered.discount(version - flight.version),
-            )
-            for index, flight in enumerate(arrived)
-        ]  # fmt: skip
-        age = sum(version - flight.version for flight in arrived) / len(arrived)
-        return tasks, after.tree(), {"clock": after.clock, "staleness": age}
+            index, block = first[0] + i, first[1] + i // size
+            yield Task(self.run, round, version, kind, client, told, self.seed, index, int(place), block)
 
     def _answers(self, tasks: Iterable[Task]) -> Generator[Any, None, None]:
         yield from self.session.run(tasks)
 
-    def _gather(self, tasks: Iterable[Task], asked: int, wanted: int) -> Gathered:
+    def _as_it_comes(self, model: Model, message: Any, round: int, attempt: int) -> Heard:
+        """On the real clock: a round is complete when enough have answered."""
+        places, wanted = draw(self.plan.cohort, self.plan.policy, len(self.clients), self.seed, round, attempt)
+        return self._gather(self._asked(places, "train", message, model.version, round), round, places, wanted)
+
+    def _gather(self, tasks: Iterable[Task], round: int, places: np.ndarray, wanted: int) -> Heard:
         policy, fold = self.plan.policy, Fold(self.plan)
-        opened = policy.open(asked, wanted, self.clock())
+        self.opened(round, len(places))
+        opened = policy.open(len(places), wanted, self.clock())
         with closing(self._answers(tasks)) as answers:
             for item in answers:
                 fold.take(item)
@@ -138,37 +152,61 @@ class Server:
                     opened = policy.on(opened, event, self.clock())
                 if opened.effect != "wait":
                     break
-        if not asked:
+        if not len(places):
             opened = policy.on(opened, "tick", self.clock())
-        accumulator = fold.finish()
-        for report in fold.reports:
-            self.memories.pend(report.client, report.memory)
-        return Gathered(accumulator, fold.reports, fold.failures, opened.effect, opened.reason)
+        return Heard(fold.finish(), fold.reports, fold.failures, places, opened.effect, opened.reason)
+
+    def _simulated(self, world: World, model: Model, message: Any, who: tuple[int, int, int], down: int) -> Heard:
+        """On the simulated clock: the policy hears of all arrivals first, and whoever counts does the work."""
+        clock, fold = virtual.Clock.of(model.pending), Fold(self.plan)
+        asked = virtual.ask(self.plan, world, self.clients, clock, down, who)
+        self.opened(who[1], len(asked.places))
+        verdict = virtual.judge(self.plan.policy, asked)
+        done: list[int] = []
+        blocks = 0
+        while verdict.effect == "commit" and (new := np.setdiff1d(verdict.counted, done)).size:
+            # In place of those whose work failed, the policy counts the next to arrive: they come after, in new blocks.
+            tasks = self._asked(asked.places[new], "train", message, model.version, who[1], (len(done), blocks))
+            with closing(self._answers(tasks)) as answers:
+                for item in answers:
+                    fold.take(item)
+            done += new.tolist()
+            blocks += -(-len(new) // self.plan.block_size(len(new)))
+            broken = [done[failure.index] for failure in fold.failures]
+            verdict = virtual.judge(self.plan.policy, asked, broken)
+        accumulator, up = fold.finish(), clock.bytes_up
+        now, committed = asked.since + verdict.seconds, clock.committed
+        estimate = down if up is None else up
+        after = virtual.Clock(now, committed, up)
+        told = virtual.measures(asked, verdict, after, down, estimate)
+        if verdict.effect == "commit":
+            after = virtual.Clock(now, now, mean_bytes_up(fold.reports))
+        return Heard(
+            accumulator, fold.reports, fold.failures, asked.places, verdict.effect, verdict.reason, after.tree(), told
+        )
+
+    def _buffered(self, buffered: Buffered, model: Model, message: Any, round: int, down: int) -> Heard:
+        """Asynchronously: the answers that fill the buffer next, and the clients then at work."""
+        version = model.version
+        landed = next_arrivals(self.plan, Sky.of(model.pending), version, message, down, self.clients, self.seed)
+        size = self.plan.block_size(len(landed.arrived))
+        # A task's randomness is that of the round in which it started, whenever its answer arrives.
+        tasks = [
+            Task(
+                self.run, flight.version + 1, flight.version, "train", self.clients.id_at(flight.place),
+                landed.messages[flight.version], self.seed, index, flight.place, index // size,
+                buffered.discount(version - flight.version),
+            )
+            for index, flight in enumerate(landed.arrived)
+        ]  # fmt: skip
+        heard = self._gather(tasks, round, np.array([task.place for task in tasks]), len(tasks))
+        sky = replace(landed.sky, bytes_up=mean_bytes_up(heard.reports))
+        return replace(heard, pending=sky.tree(), measures=landed.measures)
 
 
-@dataclass(frozen=True)
-class Gathered:
-    """What came in, and what the policy says of it."""
-
-    accumulator: Any
-    reports: list[Report]
-    failures: list[Failure]
-    effect: str
-    reason: str
-
-
-def draw(plan: Plan, population: int, seed: int, round: int, attempt: int) -> tuple[np.ndarray, int]:
-    """The round's cohort as places [asked], and how many answers make it complete."""
-    if attempt:
-        seed = seeds.seed(seed, round, "", f"attempt {attempt}")
-    places = np.asarray(plan.cohort.sample(population, seed, round), dtype=np.int64)
-    wanted = len(places)
-    more = plan.policy.ask(wanted, population) - wanted
-    if more > 0:
-        generator = seeds.generator(seed, round, "", "over-selection")
-        rest = np.setdiff1d(np.arange(population), places, assume_unique=True)
-        places = np.concatenate([places, generator.choice(rest, more, replace=False)])
-    return places, wanted
+def mean_bytes_up(reports: list[Report]) -> float | None:
+    """Mean bytes of the updates, which says how large the next ones will be; None where there are none."""
+    return sum(report.bytes_up for report in reports) / len(reports) if reports else None
 
 
 def _events(item: Any) -> list[Any]:
