@@ -229,7 +229,7 @@ def test_ctrl_c_stops_after_the_round_and_the_run_can_be_resumed(tmp_path):
 
     def first_time(event):
         seen.append(event)
-        if isinstance(event, events.UpdateArrived) and event.round == 3 and next(once, False):
+        if isinstance(event, events.UpdatesArrived) and event.round == 3 and next(once, False):
             signal.raise_signal(signal.SIGINT)
 
     result = run(rounds=50, store=tmp_path / "a.db", observers=[first_time])
@@ -244,7 +244,7 @@ def test_ctrl_c_stops_after_the_round_and_the_run_can_be_resumed(tmp_path):
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path):
     def twice(event):
-        if isinstance(event, events.UpdateArrived) and event.round == 3:
+        if isinstance(event, (events.UpdatesArrived, events.RoundCommitted)) and event.round == 3:
             signal.raise_signal(signal.SIGINT)
 
     seen = []
@@ -293,9 +293,9 @@ def test_events_tell_the_story_in_order():
     seen = []
     run(rounds=2, observers=[seen.append], evaluate=(X, Y))
     names = [type(event).__name__ for event in seen]
-    a_round = ["RoundStarted", *["UpdateArrived"] * 6, "RoundCommitted", "Evaluated", "Evaluated"]
+    a_round = ["RoundStarted", "UpdatesArrived", "RoundCommitted", "Evaluated", "Evaluated"]
     assert names == ["RunStarted", *a_round, *a_round, "RunFinished"]
-    assert [event.round for event in seen] == [0, *[1] * 10, *[2] * 10, 2]
+    assert [event.round for event in seen] == [0, *[1] * 5, *[2] * 5, 2]
 
 
 def test_a_round_is_announced_before_its_clients_work():
@@ -394,8 +394,8 @@ def test_clients_that_evaluate_are_drawn_apart_from_those_that_train():
     run(plan, rounds=10, observers=[seen.append])
     trained, measured = {}, {}
     for event in seen:
-        if isinstance(event, events.UpdateArrived):
-            trained.setdefault(event.round, set()).add(event.client)
+        if isinstance(event, events.UpdatesArrived):
+            trained[event.round] = {row[0] for row in event.rows}
         if isinstance(event, events.Evaluated):
             measured[event.round] = set(event.clients)
     assert all(len(m) == 3 for m in measured.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
 
@@ -19,23 +20,24 @@ class History(Sequence[Mapping[str, Any]]):
     """
 
     def __init__(self, rows: Sequence[Mapping[str, Any]] = ()) -> None:
-        self._rows: dict[int, dict[str, Any]] = {row["round"]: dict(row) for row in rows}
+        by_round = {row["round"]: dict(row) for row in rows}
+        self._rows: list[dict[str, Any]] = [by_round[round] for round in sorted(by_round)]
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        return iter(self._rows[round] for round in sorted(self._rows))
+        return iter(self._rows)
 
     @overload
     def __getitem__(self, index: int) -> Mapping[str, Any]: ...
     @overload
     def __getitem__(self, index: slice) -> Sequence[Mapping[str, Any]]: ...
     def __getitem__(self, index: int | slice) -> Any:
-        return list(self)[index]
+        return self._rows[index]
 
     def __repr__(self) -> str:
-        last = dict(list(self)[-1]) if self._rows else {}
+        last = self._rows[-1] if self._rows else {}
         return f"History({len(self)} rounds, last {last})"
 
     def column(self, name: str) -> tuple[list[int], list[float]]:
@@ -58,10 +60,24 @@ class History(Sequence[Mapping[str, Any]]):
             names = ("clients", "failed", "seconds", "bytes_up", "bytes_down")
             row = {"round": round, **{name: event[name] for name in names}}
             row |= {f"train_{name}": value for name, value in event["metrics"].items()}
-            self._rows[round] = row | event["measures"]
-        elif event["event"] == "Evaluated" and round in self._rows:
+            self._put(round, row | event["measures"])
+        elif event["event"] == "Evaluated" and (found := self._at(round)) is not None:
             prefix = "" if event["where"] == "central" else "clients_"
-            self._rows[round] |= {f"{prefix}{name}": value for name, value in event["metrics"].items()}
+            found |= {f"{prefix}{name}": value for name, value in event["metrics"].items()}
             for name, figures in event["spread"].items():
                 for figure in ("worst10", "p10", "p50", "p90"):
-                    self._rows[round][f"{prefix}{name}_{figure}"] = figures[figure]
+                    found[f"{prefix}{name}_{figure}"] = figures[figure]
+
+    def _place(self, round: int) -> int:
+        """Where the round's row is, or belongs: nearly always at the end."""
+        if not self._rows or self._rows[-1]["round"] < round:
+            return len(self._rows)
+        return bisect_left(self._rows, round, key=lambda row: row["round"])
+
+    def _at(self, round: int) -> dict[str, Any] | None:
+        place = self._place(round)
+        return self._rows[place] if place < len(self) and self._rows[place]["round"] == round else None
+
+    def _put(self, round: int, row: dict[str, Any]) -> None:
+        place = self._place(round)
+        self._rows[place : place + (self._at(round) is not None)] = [row]

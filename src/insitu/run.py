@@ -141,7 +141,7 @@ class _Loop:
             self.store.flush()
             return Model(0, self.plan.algorithm.init(start))
         self.store.rewind(self.id, checkpoint.round)
-        for event in self.store.events(self.id):
+        for event in self.store.events(self.id, kinds=("RoundCommitted", "Evaluated")):
             self.history.take(event)
         aside = checkpoint.stages
         return Model(checkpoint.round, checkpoint.state, dict(aside["stages"]), dict(aside["pending"]))
@@ -192,12 +192,8 @@ class _Loop:
         outcome, seconds = done
         assert outcome.model is not None
         model, down = outcome.model, outcome.bytes_down
-        for report in outcome.reports:
-            means = measuring.means(report.metrics)
-            examples = report.metrics.get("examples", 0.0)
-            self._emit(
-                events.UpdateArrived(self.id, model.version, report.client, examples, means, report.bytes_up, down)
-            )
+        names, rows = measuring.rows(outcome.reports)
+        self._emit(events.UpdatesArrived(self.id, model.version, names, rows, down))
         self._emit(
             events.RoundCommitted(
                 self.id, model.version, len(outcome.reports), len(outcome.failures), seconds,

@@ -22,7 +22,7 @@ from insitu.core.events import (
     RoundDiscarded,
     RoundStarted,
     RunStarted,
-    UpdateArrived,
+    UpdatesArrived,
 )
 from insitu.core.protocols import Checkpoint, Store
 
@@ -56,7 +56,7 @@ def started(round):
 
 
 def arrived(round, client, **metrics):
-    return UpdateArrived("a-run", round, client, 10.0, metrics, 100, 200)
+    return UpdatesArrived("a-run", round, list(metrics), [[client, 10.0, 100, *metrics.values()]], 200)
 
 
 def committed(round, **metrics):
@@ -185,14 +185,31 @@ def test_events_come_back_in_order_as_plain_data(open_store):
     assert open_store().events("a-run", until_round=0) == [told[0].plain()]
 
 
+def test_events_of_some_kinds_come_back_alone(open_store):
+    store = open_store()
+    store.create("a-run", {})
+    for round in (1, 2, 3):
+        play(store, round, a={"n": round})
+        store.event("a-run", Evaluated("a-run", round, "central", {"accuracy": 0.5}))
+    for seen in (store, open_store()):
+        found = seen.events("a-run", kinds=("RoundCommitted", "Evaluated"))
+        assert found == [e for e in seen.events("a-run") if e["event"] in ("RoundCommitted", "Evaluated")]
+        assert len(found) == 6
+        last = seen.events("a-run", kinds={"Evaluated"}, until_round=2)
+        assert [(event["event"], event["round"]) for event in last] == [("Evaluated", 1), ("Evaluated", 2)]
+        assert seen.events("a-run", kinds=()) == []
+
+
 def test_numbers_that_are_not_finite_come_back_as_nan_and_numpy_ones_as_plain(open_store):
     store = open_store()
     store.create("a-run", {})
     store.event("a-run", arrived(1, "a", loss=math.inf, error=np.float32(0.5), count=np.int64(3)))
     store.event("a-run", Evaluated("a-run", 1, "clients", {"loss": -math.inf}, {"a": {"loss": math.nan}}))
     first, second = open_store().events("a-run") or store.events("a-run")
-    assert math.isnan(first["metrics"]["loss"])
-    assert (first["metrics"]["error"], first["metrics"]["count"]) == (0.5, 3)
+    assert first["metrics"] == ["loss", "error", "count"]
+    ((client, examples, bytes_up, loss, error, count),) = first["rows"]
+    assert math.isnan(loss)
+    assert (client, examples, bytes_up, error, count) == ("a", 10.0, 100, 0.5, 3)
     assert math.isnan(second["metrics"]["loss"])
     assert math.isnan(second["clients"]["a"]["loss"])
 

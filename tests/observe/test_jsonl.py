@@ -60,4 +60,6 @@ def test_a_run_is_appended_to_what_is_there(tmp_path):
     kinds = [line["event"] for line in lines if line["run"] == ids[0]]
     assert kinds[0] == "RunStarted"
     assert kinds[-1] == "RunFinished"
-    assert kinds.count("UpdateArrived") == 4
+    assert kinds.count("UpdatesArrived") == 2
+    (row,) = [row for line in lines[:3] if line["event"] == "UpdatesArrived" for row in line["rows"][:1]]
+    assert row[1] == 2.0

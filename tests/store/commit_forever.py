@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import numpy as np
 
-from insitu.core.events import RoundCommitted, RoundStarted, UpdateArrived
+from insitu.core.events import RoundCommitted, RoundStarted, UpdatesArrived
 from insitu.core.protocols import Checkpoint
 from insitu.store.sqlite import SqliteStore
 
@@ -34,7 +34,7 @@ def memories_after(round):
 def one_round(store, run, round):
     store.event(run, RoundStarted(run, round, 5))
     for client in cohort(round):
-        store.event(run, UpdateArrived(run, round, client, 10.0, {"loss": 1 / round}, 8, 8))
+        store.event(run, UpdatesArrived(run, round, ["loss"], [[client, 10.0, 8, 1 / round]], 8))
     store.event(run, RoundCommitted(run, round, 5, 0, 0.01, {"loss": 1 / round}, 40, 40))
     memories = {client: memory_at(round, client) for client in cohort(round)}
     store.commit(run, Checkpoint(round, state_at(round), {}, memories))

@@ -5,6 +5,8 @@ import runpy
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 
 from insitu.core import wire
 from insitu.core.errors import StoreError
+from insitu.core.events import RoundStarted
 from insitu.core.protocols import Checkpoint
 from insitu.store import database, rows, schema
 from insitu.store.sqlite import SqliteStore
@@ -62,6 +65,11 @@ def newer(path):
     execute(path, f"PRAGMA user_version = {schema.VERSION + 1}")
 
 
+def older(path):
+    SqliteStore(path).close()
+    execute(path, "PRAGMA user_version = 1")
+
+
 def versionless(path):
     SqliteStore(path).close()
     execute(path, "PRAGMA user_version = 0")
@@ -71,7 +79,8 @@ STRANGERS = {
     "text": (lambda path: path.write_text("loss,accuracy\n" * 100), "no SQLite database: give another path"),
     "a short text": (lambda path: path.write_text("lr = 0.1\n"), "no SQLite database: give another path"),
     "another program's database": (other_database, "database of another program: give another path"),
-    "a newer schema": (newer, "schema version 2, newer than 1: open it with the insitu that wrote it"),
+    "a newer schema": (newer, "schema version 3, newer than 2: open it with the insitu that wrote it"),
+    "an older schema": (older, "schema version 1, and this insitu writes 2: move it away, or give another path"),
     "a schema without version": (versionless, "schema version 0 and .* tables: restore a copy"),
     "a folder": (lambda path: path.mkdir(), "is a folder: name a file in it"),
 }
@@ -213,3 +222,54 @@ def test_the_write_waits_until_it_is_due(tmp_path):
         store.commit("a-run", Checkpoint(3, {}, {}, {}, finished=True))
         assert execute(path, "SELECT status, rounds FROM runs") == [("finished", 3)]
     assert not os.path.exists(f"{path}-wal")
+
+
+def wait_for(path, sql, expected):
+    """Until the file says so, ten seconds at most."""
+    for _ in range(1000):
+        if (found := execute(path, sql)) == expected:
+            return
+        time.sleep(0.01)
+    raise AssertionError(found)
+
+
+def test_a_round_becomes_durable_by_itself_without_the_next_one(tmp_path):
+    """And alone: of the round under way nothing is written, so that whoever is killed in it leaves whole rounds."""
+    path = tmp_path / "runs.db"
+    with SqliteStore(path, behind=timedelta(seconds=0.05)) as store:
+        store.create("a-run", {})
+        for round in (1, 2):
+            store._last_write = time.monotonic()  # a commit that is due would write by itself
+            forever["one_round"](store, "a-run", round)
+            store.event("a-run", RoundStarted("a-run", round + 1, 5))
+            wait_for(path, "SELECT rounds FROM runs", [(round,)])
+            assert execute(path, "SELECT max(round), count(*) FROM events") == [(round, 8 * round - 1)]
+            assert execute(path, "SELECT DISTINCT round FROM checkpoints") == [(round,)]
+        store.flush()
+        assert execute(path, "SELECT max(round), count(*) FROM events") == [(3, 16)]
+
+
+def test_what_the_thread_cannot_write_is_said_at_the_next_commit_and_kept(tmp_path):
+    path = tmp_path / "runs.db"
+    store = SqliteStore(path, behind=timedelta(seconds=0.02))
+    store.create("a-run", {})
+    store.commit("a-run", Checkpoint(1, {"w": object()}, {}, {}))
+    while store._timer is not None:
+        time.sleep(0.005)
+    assert execute(path, "SELECT rounds FROM runs") == [(0,)]
+    with pytest.raises(StoreError, match="cannot be stored after round 0: state/w is a"):
+        store.flush()
+    store.commit("a-run", Checkpoint(2, {"w": 1}, {}, {}))
+    store.close()
+    assert execute(path, "SELECT rounds FROM runs") == [(2,)]
+
+
+def test_closing_ends_the_thread_that_waits(tmp_path):
+    before = threading.active_count()
+    store = SqliteStore(tmp_path / "runs.db", behind=timedelta(hours=1))
+    store.create("a-run", {})
+    forever["one_round"](store, "a-run", 1)
+    (timer,) = [thread for thread in threading.enumerate() if thread is store._timer]
+    store.close()
+    timer.join(10)
+    assert threading.active_count() == before

@@ -62,10 +62,11 @@ def read(store: SqliteStore, run: str) -> Story:
         history.take(event)
         if event["event"] == "ClientFailed":
             failures.append({key: event[key] for key in ("round", "client", "error")})
-        elif event["event"] == "UpdateArrived":
-            own = clients.setdefault(event["client"], {})
-            own |= {"examples": int(event["examples"]), "trained in": event["round"]}
-            own |= {f"train_{name}": value for name, value in event["metrics"].items()}
+        elif event["event"] == "UpdatesArrived":
+            for client, examples, _, *means in event["rows"]:
+                own = clients.setdefault(client, {})
+                own |= {"examples": int(examples), "trained in": event["round"]}
+                own |= {f"train_{name}": value for name, value in zip(event["metrics"], means, strict=True)}
         elif event["event"] == "Evaluated":
             for client, metrics in event["clients"].items():
                 clients.setdefault(client, {}).update(metrics)

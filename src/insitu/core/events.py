@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ class Event:
     round: int
 
     def plain(self) -> dict[str, Any]:
-        """JSON-ready data: the event's name and its fields."""
+        """The event's name and its fields; the lists and dicts in it are the event's own."""
         return {"event": type(self).__name__, **vars(self)}
 
 
@@ -37,14 +38,24 @@ class RoundStarted(Event):
 
 
 @dataclass(frozen=True)
-class UpdateArrived(Event):
-    """A client's update was folded in. ``metrics`` are means over its examples; bytes are of the arrays alone."""
+class UpdatesArrived(Event):
+    """Clients' updates were folded in: one event for many clients, since a round may have ten thousand.
 
-    client: str
-    examples: float
-    metrics: dict[str, float]
-    bytes_up: int
+    metrics     the names of what each row ends with
+    rows        a list a client: its id, its examples, the bytes of the arrays it sent, and for each of ``metrics`` the
+                mean over its examples (NaN where it told none)
+    bytes_down  of the arrays sent to each of them
+    """
+
+    metrics: list[str]
+    rows: list[list[Any]]
     bytes_down: int
+
+    def each(self) -> Iterator[dict[str, Any]]:
+        """Client by client: ``client``, ``examples``, ``bytes_up`` and ``metrics`` by name."""
+        for client, examples, bytes_up, *means in self.rows:
+            own = dict(zip(self.metrics, means, strict=True))
+            yield {"client": client, "examples": examples, "bytes_up": bytes_up, "metrics": own}
 
 
 @dataclass(frozen=True)

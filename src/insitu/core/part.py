@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -38,3 +41,26 @@ def plain(value: Any) -> Any:
         return value.tolist()
     kind = value if isinstance(value, type) or callable(value) else type(value)
     return f"{getattr(kind, '__module__', '?')}:{getattr(kind, '__qualname__', type(value).__qualname__)}"
+
+
+def to_json(x: Any, *, ascii_only: bool = True) -> str:
+    """JSON that every reader takes, SQLite's functions among them: what is not finite becomes null.
+
+    NumPy and torch numbers become plain ones, arrays lists, and live objects their ``module:name``.
+    """
+    try:
+        return json.dumps(x, allow_nan=False, default=plain, ensure_ascii=ascii_only)
+    except (ValueError, TypeError):  # NaN or infinity somewhere, or a key that is no text: rare, so we walk
+        return json.dumps(_clean(x), allow_nan=False, ensure_ascii=ascii_only)
+
+
+def _clean(x: Any) -> Any:
+    if isinstance(x, Mapping):
+        return {str(key): _clean(value) for key, value in x.items()}
+    if isinstance(x, (list, tuple)):
+        return [_clean(value) for value in x]
+    if isinstance(x, float):
+        return x if math.isfinite(x) else None
+    if x is None or isinstance(x, (bool, int, str)):
+        return x
+    return _clean(plain(x))

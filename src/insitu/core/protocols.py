@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -329,8 +329,10 @@ class Store(Protocol):
         """The last durable checkpoint, or None before the first round."""
         ...
 
-    def events(self, run: str, *, until_round: int | None = None) -> list[dict[str, Any]]:
-        """The run's events as plain data, in order."""
+    def events(
+        self, run: str, *, until_round: int | None = None, kinds: Collection[str] | None = None
+    ) -> list[dict[str, Any]]:
+        """The run's events as plain data, in order: all, or those of some kinds (``("RoundCommitted",)``)."""
         ...
 
     def rewind(self, run: str, round: int) -> None:

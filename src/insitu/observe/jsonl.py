@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from insitu.core import events
-from insitu.core.part import plain
+from insitu.core.part import to_json
 
 
 class JsonLines:
@@ -28,14 +24,4 @@ class JsonLines:
         fields = event.plain()
         data = {"event": fields.pop("event"), "time": datetime.now(UTC).isoformat(timespec="milliseconds"), **fields}
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_finite(data), ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _finite(x: Any) -> Any:
-    if isinstance(x, Mapping):
-        return {str(key): _finite(value) for key, value in x.items()}
-    if isinstance(x, (list, tuple)):
-        return [_finite(value) for value in x]
-    if isinstance(x, float):
-        return x if math.isfinite(x) else None
-    return x if x is None or isinstance(x, (bool, int, str)) else _finite(plain(x))
+            file.write(to_json(data, ascii_only=False) + "\n")

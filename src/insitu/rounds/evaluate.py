@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,18 @@ def means(sums: dict[str, float]) -> dict[str, float]:
     """Metric sums as means over examples, without the count itself."""
     n = sums.get("examples", 0.0)
     return {name: value / n for name, value in sums.items() if name != "examples"} if n else {}
+
+
+def rows(reports: list[Report]) -> tuple[list[str], list[list[Any]]]:
+    """The metrics' names and a row a client, as an ``UpdatesArrived`` event holds them."""
+    names = list(dict.fromkeys(name for report in reports for name in report.metrics if name != "examples"))
+    found = []
+    for report in reports:
+        sums = report.metrics
+        n = sums.get("examples", 0.0)
+        means = [sums[name] / n if n and name in sums else math.nan for name in names]
+        found.append([report.client, n, report.bytes_up, *means])
+    return names, found
 
 
 def pooled(reports: list[Report]) -> dict[str, float]:

@@ -133,6 +133,11 @@ def _recognise(connection: Connection, path: Path) -> bool:
             f"{path} has schema version {version}, newer than {schema.VERSION}: "
             "open it with the insitu that wrote it, or a newer one"
         )
+    if 0 < version < schema.VERSION:
+        raise StoreError(
+            f"{path} has schema version {version}, and this insitu writes {schema.VERSION}: move it away, or give"
+            " another path (an older insitu still reads it)"
+        )
     if version != schema.VERSION or not tables:
         raise StoreError(f"{path} has schema version {version} and {tables} tables: restore a copy of it")
     return True
@@ -143,6 +148,7 @@ def _make_tables(engine: Engine, path: Path) -> None:
         if _recognise(connection, path):  # another process was faster while we waited for the lock
             return
         schema.metadata.create_all(connection, checkfirst=False)
+        connection.exec_driver_sql(schema.CLIENT_METRICS)
         connection.exec_driver_sql(f"PRAGMA application_id = {schema.APPLICATION}")
         connection.exec_driver_sql(f"PRAGMA user_version = {schema.VERSION}")
 

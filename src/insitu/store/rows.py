@@ -10,59 +10,39 @@ from typing import Any
 
 from insitu.core import wire
 from insitu.core.errors import WireError
-from insitu.core.events import Evaluated, Event, RoundCommitted, RoundDiscarded, UpdateArrived
-from insitu.core.part import plain
+from insitu.core.events import Evaluated, Event, RoundCommitted
+from insitu.core.part import to_json
 from insitu.core.protocols import Checkpoint
 
 PART = 64 * 2**20
 """Bytes of a blob in one row: SQLite takes at most 10⁹, and small rows are read with little memory."""
 
 Row = dict[str, Any]
-_METRICS = (
-    "metrics",
-    "clients",
-    "spread",
-    "measures",
-)  # an event's fields whose numbers are floats at every depth
+_METRICS = ("metrics", "clients", "spread", "measures", "rows")
+"""An event's fields whose numbers are floats at every depth, so that a null in them was not finite."""
 
 
 @dataclass
 class EventRows:
-    """The rows of some events. ``void`` are rounds of which an attempt was discarded, with its metrics."""
+    """The rows of some events. What single clients told lies in the events alone: there may be millions of it."""
 
     events: list[Row] = field(default_factory=list)
-    clients: dict[tuple[int, str, str, str], Row] = field(default_factory=dict)
     rounds: dict[tuple[int, str, str], Row] = field(default_factory=dict)
-    void: set[int] = field(default_factory=set)
 
 
 def of_events(run: str, numbered: Iterable[tuple[int, Event]]) -> EventRows:
     """The rows of events and their numbers, which are in order."""
     rows = EventRows()
     for seq, event in numbered:
-        # What event.plain() says less what has a column; plain() copies deeply, which took half of the time.
         data = {name: value for name, value in vars(event).items() if name not in ("run", "round")}
         kind, round = type(event).__name__, event.round
         rows.events.append({"run": run, "seq": seq, "round": round, "kind": kind, "data": to_json(data)})
-        if isinstance(event, UpdateArrived):
-            _client(rows, run, round, event.client, "train", {"examples": event.examples, **event.metrics})
-        elif isinstance(event, RoundCommitted):
+        if isinstance(event, RoundCommitted):
             _round(rows, run, round, "train", event.metrics)
             _round(rows, run, round, "measures", event.measures)
         elif isinstance(event, Evaluated):
             _round(rows, run, round, event.where, event.metrics)
-            for client, metrics in event.clients.items():
-                _client(rows, run, round, client, event.where, metrics)
-        elif isinstance(event, RoundDiscarded):
-            rows.void.add(round)
-            rows.clients = {key: row for key, row in rows.clients.items() if key[0] != round}
     return rows
-
-
-def _client(rows: EventRows, run: str, round: int, client: str, kind: str, metrics: Mapping[str, Any]) -> None:
-    for name, value in metrics.items():
-        row = {"run": run, "round": round, "client": client, "kind": kind, "name": name}
-        rows.clients[round, client, kind, name] = {**row, "value": _finite(value)}
 
 
 def _round(rows: EventRows, run: str, round: int, kind: str, metrics: Mapping[str, Any]) -> None:
@@ -74,13 +54,14 @@ def _round(rows: EventRows, run: str, round: int, kind: str, metrics: Mapping[st
 def to_event(run: str, round: int, kind: str, data: str) -> dict[str, Any]:
     """What ``Event.plain()`` was; metrics that were not finite come back as NaN."""
     fields = json.loads(data)
-    for name in _METRICS:
-        if "null" in data and isinstance(fields.get(name), dict):
-            fields[name] = _nan_for_null(fields[name])
+    if "null" in data:
+        fields |= {name: _nan_for_null(fields[name]) for name in _METRICS if name in fields}
     return {"event": kind, "run": run, "round": round, **fields}
 
 
 def _nan_for_null(x: Any) -> Any:
+    if isinstance(x, list):
+        return [_nan_for_null(value) for value in x]
     return {key: _nan_for_null(value) for key, value in x.items()} if isinstance(x, dict) else number(x)
 
 
@@ -92,29 +73,6 @@ def number(stored: Any) -> Any:
 def _finite(x: Any) -> float | None:
     value = float(x)
     return value if math.isfinite(value) else None
-
-
-def to_json(x: Any) -> str:
-    """JSON that every reader takes, SQLite's functions among them: what is not finite becomes null.
-
-    NumPy and torch numbers become plain ones, arrays lists, and live objects their ``module:name``.
-    """
-    try:
-        return json.dumps(x, allow_nan=False, default=plain)
-    except (ValueError, TypeError):  # NaN or infinity somewhere, or a key that is no text: rare, so we walk
-        return json.dumps(_clean(x), allow_nan=False)
-
-
-def _clean(x: Any) -> Any:
-    if isinstance(x, Mapping):
-        return {str(key): _clean(value) for key, value in x.items()}
-    if isinstance(x, (list, tuple)):
-        return [_clean(value) for value in x]
-    if isinstance(x, float):
-        return _finite(x)
-    if x is None or isinstance(x, (bool, int, str)):
-        return x
-    return _clean(plain(x))
 
 
 def of_blob(key: Row, tree: Any) -> list[Row]:

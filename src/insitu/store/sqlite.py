@@ -6,8 +6,8 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +16,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 
 from insitu.core.errors import StoreError, WireError
 from insitu.core.events import Event
+from insitu.core.part import to_json
 from insitu.core.protocols import Checkpoint
 from insitu.store import queries, rows, schema
 from insitu.store.database import Database
@@ -27,15 +28,17 @@ _OUTSIDE = ("id", "started", "status")  # what record() tells that lies in colum
 class SqliteStore:
     """Runs in one SQLite file, made with its folders where it is not there.
 
-    ``commit`` writes when a second (``behind``) has passed since the last write, or the run has finished.
-    Each write is one transaction, synced to the disk, with the events, metrics, checkpoint and changed
-    memories of whole rounds. Trees that were committed are held until then and must not be changed in place.
+    A committed round is on the disk a second (``behind``) later at most: ``commit`` writes when so much time has passed
+    since the last write, or the run has finished; otherwise a thread does when it is over. Each write is one
+    transaction, synced to the disk, with the events, metrics, checkpoint and changed memories of whole rounds. Trees
+    that were committed are held until then and must not be changed in place.
 
     - Several processes may use a file at once, each for runs of its own. A run belongs to the store that
       created or rewound it last: another one that goes on writing it gets a StoreError, so that its history
       never forks.
     - Wherever a run's id is wanted, the beginning of it will do if no other id begins so.
-    - When a write fails (disk full), nothing of it is in the file; what it held is kept for the next one.
+    - When a write fails (disk full), nothing of it is in the file; what it held is kept for the next one. Where the
+      thread's failed, the next ``commit`` or ``flush`` tries again and says what is wrong.
 
     Raises StoreError where the file cannot be used, saying what is safe and what to do; ResumeError for an id
     that no run has, naming the nearest.
@@ -50,6 +53,7 @@ class SqliteStore:
         self._lost: set[str] = set()
         self._last_write = time.monotonic()
         self._lock = threading.RLock()
+        self._timer: threading.Timer | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -102,18 +106,19 @@ class SqliteStore:
     def event(self, run: str, event: Event) -> None:
         """Appends an event; it becomes durable with the next write."""
         with self._lock:
-            waiting = self._mine(run)
-            waiting.seq += 1
-            waiting.events.append((waiting.seq, event))
+            self._mine(run).take(event)
 
     def commit(self, run: str, checkpoint: Checkpoint) -> None:
         """Takes a committed round. Memories of clients that are not in it stay as they are."""
         with self._lock:
-            waiting = self._mine(run)
-            waiting.checkpoint = checkpoint
-            waiting.memories.update(checkpoint.memories)
-            if checkpoint.finished or time.monotonic() - self._last_write >= self.behind.total_seconds():
+            self._mine(run).commit(checkpoint)
+            left = self._last_write + self.behind.total_seconds() - time.monotonic()
+            if checkpoint.finished or left <= 0:
                 self.flush()
+            elif self._timer is None:
+                self._timer = threading.Timer(left, self._when_due)
+                self._timer.daemon = True  # what a process leaves behind by ending at once is computed again
+                self._timer.start()
 
     def flush(self) -> None:
         """Makes everything taken so far durable, the events of a round that is under way included."""
@@ -125,6 +130,9 @@ class SqliteStore:
     def close(self) -> None:
         """Flushes and lets go of the file; another call opens it again."""
         with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
             self.flush()
             self._database.close()
 
@@ -146,12 +154,19 @@ class SqliteStore:
         except WireError as error:
             raise StoreError(f"{self.path}, run {run!r}, round {stored.round}: {error}") from error
 
-    def events(self, run: str, *, until_round: int | None = None) -> list[dict[str, Any]]:
-        """The run's events as plain data, in order. Metrics that were not finite come back as NaN."""
+    def events(
+        self, run: str, *, until_round: int | None = None, kinds: Collection[str] | None = None
+    ) -> list[dict[str, Any]]:
+        """The run's events as plain data, in order, or those of some kinds (``"RoundCommitted"``).
+
+        Metrics that were not finite come back as NaN.
+        """
         run = self._full(run)
         self.flush()
         of = schema.events.c
         query = select(of.round, of.kind, of.data).where(of.run == run).order_by(of.seq)
+        if kinds is not None:
+            query = query.where(of.kind.in_(kinds))
         if until_round is not None:
             query = query.where(of.round <= until_round)
         with self._database.reading() as connection:
@@ -170,7 +185,7 @@ class SqliteStore:
                     f"run {run!r} is at round {durable} and cannot go back to {round}, for only its newest "
                     "checkpoint is kept: start a new run"
                 )
-            for table in (schema.events, schema.client_metrics, schema.round_metrics):
+            for table in (schema.events, schema.round_metrics):
                 connection.execute(delete(table).where(table.c.run == run, table.c.round > round))
             if round == 0:
                 for table in (schema.checkpoints, schema.memories):
@@ -215,11 +230,20 @@ class SqliteStore:
 
     # ------------------------------------------------------------ transactions
 
-    @contextmanager
-    def _write_behind(self) -> Iterator[Connection]:
-        """A transaction that holds everything that was waiting, and what the caller adds."""
+    def _when_due(self) -> None:
+        """What the timer's thread does: whole rounds alone, since whoever finds the file wants no half of one."""
         with self._lock:
-            prepared = [self._prepared(run, waiting) for run, waiting in self._waiting.items() if waiting]
+            self._timer = None
+            if any(waiting.checkpoint for waiting in self._waiting.values()):
+                # All is kept where this fails, and it is overdue: the run's own next commit tries, and raises.
+                with suppress(StoreError), self._write_behind(whole=True):
+                    pass
+
+    @contextmanager
+    def _write_behind(self, *, whole: bool = False) -> Iterator[Connection]:
+        """A transaction that holds everything that was waiting (of ``whole`` rounds), and what the caller adds."""
+        with self._lock:
+            prepared = [self._prepared(run, waiting, whole) for run, waiting in self._waiting.items() if waiting]
             with self._database.writing(self._safe) as connection:
                 for share in prepared:
                     if not write(connection, share, self._me):
@@ -228,14 +252,15 @@ class SqliteStore:
                         self._refuse_lost(share.run)
                 yield connection
             for share in prepared:
-                self._waiting[share.run].clear()
+                self._waiting[share.run].clear(len(share.events.events))
             self._last_write = time.monotonic()
 
-    def _prepared(self, run: str, waiting: Waiting) -> Prepared:
+    def _prepared(self, run: str, waiting: Waiting, whole: bool) -> Prepared:
         try:
-            return prepare(run, waiting)
+            return prepare(run, waiting, whole=whole)
         except WireError as error:
-            waiting.checkpoint = None  # it can never be written; the events still can
+            if not whole:
+                waiting.checkpoint = None  # it can never be written, as who asks now is told; the events still can
             raise StoreError(f"run {run!r} cannot be stored after round {waiting.durable}: {error}") from error
 
     def _safe(self) -> str:
@@ -247,4 +272,4 @@ class SqliteStore:
 
 
 def _json(record: Mapping[str, Any]) -> str:
-    return rows.to_json({key: value for key, value in record.items() if key not in _OUTSIDE})
+    return to_json({key: value for key, value in record.items() if key not in _OUTSIDE})

@@ -19,20 +19,34 @@ _FORGET_MEMORY = delete(schema.memories).where(
 
 @dataclass
 class Waiting:
-    """``seq`` is the number of the last event, ``durable`` the last round that is on disk."""
+    """``seq`` is the number of the last event, ``durable`` the last round that is on disk.
+
+    ``whole`` counts the first of ``events`` that belong to committed rounds.
+    """
 
     seq: int
     durable: int
     events: list[tuple[int, Event]] = field(default_factory=list)
+    whole: int = 0
     checkpoint: Checkpoint | None = None
     memories: dict[str, Tree | None] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.events or self.checkpoint)
 
-    def clear(self) -> None:
-        """Everything is on disk now, but memories whose checkpoint is still to come."""
-        self.events = []
+    def take(self, event: Event) -> None:
+        """Numbers an event and keeps it."""
+        self.seq += 1
+        self.events.append((self.seq, event))
+
+    def commit(self, checkpoint: Checkpoint) -> None:
+        """Keeps a round's checkpoint in the place of the one before it; the events so far go with it."""
+        self.checkpoint, self.whole = checkpoint, len(self.events)
+        self.memories.update(checkpoint.memories)
+
+    def clear(self, events: int) -> None:
+        """So many events and the checkpoint are on disk now; memories whose checkpoint is still to come are not."""
+        self.events, self.whole = self.events[events:], max(0, self.whole - events)
         if self.checkpoint:
             self.durable, self.checkpoint, self.memories = self.checkpoint.round, None, {}
 
@@ -49,9 +63,13 @@ class Prepared:
     """What changes in the run's own row."""
 
 
-def prepare(run: str, waiting: Waiting) -> Prepared:
-    """The rows of what is waiting. Raises WireError for a state or memory that is not a tree."""
-    prepared = Prepared(run, rows.of_events(run, waiting.events), [], [], {})
+def prepare(run: str, waiting: Waiting, *, whole: bool) -> Prepared:
+    """The rows of what is waiting, ``whole``: without the events of a round that is under way.
+
+    Raises WireError for a state or memory that is not a tree.
+    """
+    ready = waiting.events[: waiting.whole] if whole else waiting.events
+    prepared = Prepared(run, rows.of_events(run, ready), [], [], {})
     done = waiting.checkpoint
     if done is not None:
         whole = {"round": done.round, "state": done.state, "stages": done.stages, "finished": done.finished}
@@ -86,13 +104,6 @@ def write(connection: Connection, prepared: Prepared, writer: str) -> bool:
 
 def _write_events(connection: Connection, prepared: Prepared) -> None:
     new = prepared.events
-    void = schema.client_metrics.c
-    for round in new.void:
-        connection.execute(delete(schema.client_metrics).where(void.run == prepared.run, void.round == round))
-    for table, values in (
-        (schema.events, new.events),
-        (schema.client_metrics, list(new.clients.values())),
-        (schema.round_metrics, list(new.rounds.values())),
-    ):
+    for table, values in ((schema.events, new.events), (schema.round_metrics, list(new.rounds.values()))):
         if values:
             connection.execute(insert(table).prefix_with("OR REPLACE"), values)
