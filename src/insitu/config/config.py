@@ -17,6 +17,7 @@ from insitu.core.types import Data, Population
 from insitu.rounds.buffered import Buffered
 from insitu.rounds.plan import Plan
 from insitu.rounds.policy import Policy
+from insitu.rounds.world import World
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,7 @@ class Tables:
     cohort: dict[str, Any] | None = None
     policy: dict[str, Any] = field(default_factory=dict)
     buffered: dict[str, Any] | None = None
+    world: dict[str, Any] | None = None
     stages: list[dict[str, Any]] = field(default_factory=list)
     reduce: dict[str, Any] | None = None
 
@@ -97,6 +99,8 @@ class Config:
         }
         if tables.buffered is not None:
             given["buffered"] = parts.of_class(Buffered, tables.buffered, at("buffered"))
+        if tables.world is not None:
+            given["world"] = parts.of_class(World, tables.world, at("world"))
         for name, said, finder, place in (
             ("cohort", tables.cohort, parts.cohort, at("cohort")),
             ("reduce", tables.reduce, parts.reduce, at("reduce")),

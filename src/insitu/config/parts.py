@@ -17,6 +17,7 @@ from insitu.core.optim import OPTIMIZERS, Optimizer
 from insitu.core.part import Part
 from insitu.core.schedules import SCHEDULES, Schedule
 from insitu.names import find, members, nearest
+from insitu.rounds.world import Always, Availability, Daily, Distribution, LogNormal, Measured, Spells, Trace
 
 Finder = Callable[[str], Any]
 """From a name to a class; raises PlanError, with the nearest name, where there is none."""
@@ -188,5 +189,7 @@ def cohort(name: str) -> Any:
 _NESTED: dict[type[Any], Finder] = {
     Optimizer: one_of(OPTIMIZERS, "optimizer"),
     Schedule: one_of(SCHEDULES, "schedule"),
+    Distribution: one_of({c.part_name(): c for c in (LogNormal, Measured)}, "distribution"),
+    Availability: one_of({c.part_name(): c for c in (Always, Daily, Spells, Trace)}, "availability"),
 }
 """Parts that are arguments of other parts."""

@@ -9,7 +9,9 @@ from typing import Any
 from insitu.history import History
 from insitu.report.figures import BLUE, GREEN, GREY, ORANGE, figure, legend, plain_axes, saved
 
-NOT_METRICS = {"round", "clients", "failed", "seconds", "bytes_up", "bytes_down"}
+NOT_METRICS = {"round", "clients", "failed", "seconds", "bytes_up", "bytes_down"} | {
+    "clock", "simulated_seconds", "available", "asked", "late", "dropped", "simulated_bytes_down", "simulated_bytes_up",
+}  # fmt: skip
 OF_CLIENTS = ("worst10", "p10", "p50", "p90")
 SIDES = (("", "test set", BLUE), ("clients_", "clients' own", GREEN), ("train_", "training", ORANGE))
 UNITS = ("B", "kB", "MB", "GB", "TB")

@@ -18,16 +18,15 @@ import numpy as np
 from insitu.core import checks, seeds
 from insitu.core.errors import PlanError, RoundError
 from insitu.core.part import Part
-from insitu.core.types import Population
 from insitu.rounds.world import LogNormal, World
-from insitu.rounds.world.world import examples_of, sizes_of
+from insitu.rounds.world.crowd import Crowd
 
 if TYPE_CHECKING:
     from insitu.rounds.plan import Plan
 
 USUAL_WORLD = World(speed=LogNormal(median=1.0, sigma=0.5), jitter=0.05)
 """Where the plan has none: an example takes about a second, and links take no time."""
-CANDIDATES = 64
+CANDIDATES, BATCHES = 64, 8
 MOST_LOST = 10_000
 
 
@@ -129,9 +128,7 @@ class Landed(NamedTuple):
     measures: dict[str, float]
 
 
-def next_arrivals(
-    plan: Plan, sky: Sky, version: int, message: Any, down: int, clients: Population, seed: int
-) -> Landed:
+def next_arrivals(plan: Plan, sky: Sky, version: int, message: Any, down: int, crowd: Crowd) -> Landed:
     """The next K answers, the sky after them, and the messages by version.
 
     Whoever lands or is lost is replaced at once by a client that is available and not at work, drawn uniformly, with
@@ -139,10 +136,10 @@ def next_arrivals(
     buffer does not start again before the round is committed: its memory would fork. ``down`` are the message's bytes.
     """
     assert plan.buffered is not None
-    size, population = plan.buffered.size, len(clients)
+    size, population = plan.buffered.size, len(crowd.clients)
     if size > population:
         raise PlanError(f"{population} clients cannot fill a buffer of size={size}: use Buffered({population})")
-    tower = _Tower(plan, clients, seed, down, down if sky.bytes_up is None else sky.bytes_up)
+    tower = _Tower(plan, crowd, down, down if sky.bytes_up is None else sky.bytes_up)
     wanted = min(plan.buffered.concurrency or 2 * size, population)
     heap, clock, started = list(sky.flights), sky.clock, sky.started
     heapq.heapify(heap)
@@ -191,45 +188,36 @@ def next_arrivals(
 class _Tower:
     """Who may start next, and how long it will take: the plan's world, asked about one client at a time."""
 
-    def __init__(self, plan: Plan, clients: Population, seed: int, down: float, up: float) -> None:
-        self.plan, self.clients, self.seed = plan, clients, seed
-        self.world = plan.world or USUAL_WORLD
-        self.down, self.up = down, up
+    def __init__(self, plan: Plan, crowd: Crowd, down: float, up: float) -> None:
+        self.plan, self.crowd, self.down, self.up = plan, crowd, down, up
 
     def flight(self, place: int, sequence: int, clock: float, version: int) -> Flight:
         """The flight of a client that starts now."""
         at = np.array([place])
-        examples = np.zeros(1) if self.world.speed is None else sizes_of(self.clients, at)
-        chance = seeds.seed(self.seed, sequence, "", "flight")
-        fates = self.world.fates(
-            self.seed, chance, self.clients, at, examples_of(self.plan.algorithm, examples), self.down, self.up, clock
-        )
+        chance = seeds.seed(self.crowd.seed, sequence, "", "flight")
+        work = self.crowd.work(self.plan.algorithm, at)
+        fates = self.crowd.fates(chance, at, work, self.down, self.up, clock)
         return Flight(clock + float(fates.seconds[0]), sequence, place, version, bool(fates.answers[0]))
 
     def free(self, sequence: int, busy: set[int], clock: float) -> int | None:
         """A client that is available and not at work, drawn uniformly; None where there is none."""
-        generator = seeds.generator(self.seed, sequence, "", "next client")
-        population = len(self.clients)
+        generator = seeds.generator(self.crowd.seed, sequence, "", "next client")
+        population = len(self.crowd.clients)
         if len(busy) <= population // 2:
-            for _ in range(8):  # of a million clients, one that is free is found without looking at all of them
+            for _ in range(BATCHES):  # of a million clients, one that is free is found without looking at all of them
                 places = generator.integers(population, size=CANDIDATES)
-                here = places[self._here(places, clock)]
-                for place in here.tolist():
+                for place in places[self.crowd.available(places, clock)].tolist():
                     if place not in busy:
                         return int(place)
         rest = self._others(busy)
-        rest = rest[self._here(rest, clock)]
+        rest = rest[self.crowd.available(rest, clock)]
         return int(rest[generator.integers(len(rest))]) if len(rest) else None
 
     def next_free(self, busy: set[int], clock: float) -> float:
         """The first moment after now at which a client that is not at work becomes available."""
-        begin, _ = self.world.available.spells(self.seed, self.clients, self._others(busy), clock)
-        return float(begin.min())
-
-    def _here(self, places: np.ndarray, clock: float) -> np.ndarray:
-        return self.world.available.spells(self.seed, self.clients, places, clock)[0] <= clock
+        return self.crowd.next_available(self._others(busy), clock)
 
     def _others(self, busy: set[int]) -> np.ndarray:
-        free = np.ones(len(self.clients), dtype=bool)
+        free = np.ones(len(self.crowd.clients), dtype=bool)
         free[list(busy)] = False
         return np.flatnonzero(free)

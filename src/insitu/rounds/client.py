@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 
-from insitu.core import arrays, tree
+from insitu.core import tree
 from insitu.core.errors import UpdateError
 from insitu.core.mean import alike
 from insitu.core.tree import Tree
@@ -49,12 +49,11 @@ def answer(plan: Plan, task: Task, update: Update, own: Tree | None, memory: Tre
 
 def check_update(client: str, update: Update) -> None:
     """Raises UpdateError, naming client and tensor, where a value or weight is NaN, Inf or negative."""
-    for path, leaf in tree.leaves(update.value):
-        if not arrays.all_finite(leaf):
-            raise UpdateError(
-                f"client {client!r}: {path} of its update holds NaN or Inf, so it is not counted; a smaller"
-                " learning rate or clip=… often cures it"
-            )
+    if (path := tree.not_finite(update.value)) is not None:
+        raise UpdateError(
+            f"client {client!r}: {path} of its update holds NaN or Inf, so it is not counted; a smaller"
+            " learning rate or clip=… often cures it"
+        )
     for part, weight in update.weight.items():
         if not 0 <= weight < float("inf"):
             raise UpdateError(f"client {client!r}: weight {weight} of {part} is not a finite number >= 0")

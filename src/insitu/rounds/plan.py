@@ -189,6 +189,13 @@ class Plan:
         learner: Learner | None = self.learner
         return self if learner is None else replace(self, learner=learner.resolve(schema))
 
+    def stops_early(self) -> bool:
+        """Whether a round may be complete before all that were asked have been heard of, so that each counts by itself.
+
+        In a world the policy has chosen before anybody starts.
+        """
+        return bool(self.policy.over_select) and self.world is None
+
     def block_size(self, cohort: int) -> int:
         """Clients in a block: a function of the plan and the cohort's size, never of the number of workers."""
         return self.block or max(1, min(LARGEST_BLOCK, -(-cohort // 4)))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,12 @@ from insitu.core import tree
 from insitu.core.protocols import Session
 from insitu.core.types import ByClient, Context, Failure, Folded, Kind, Population, Report, Task
 from insitu.rounds import virtual
-from insitu.rounds.buffered import Buffered, Sky, next_arrivals
+from insitu.rounds.buffered import USUAL_WORLD, Buffered, Sky, next_arrivals
 from insitu.rounds.cohort import draw
 from insitu.rounds.fold import Fold
 from insitu.rounds.memory import Memories
 from insitu.rounds.plan import Plan
-from insitu.rounds.world import World
+from insitu.rounds.world.crowd import Crowd
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Server:
         if self.plan.buffered is not None:
             heard = self._buffered(self.plan.buffered, model, message, round, down)
         elif self.plan.world is not None:
-            heard = self._simulated(self.plan.world, model, message, (self.seed, round, attempt), down)
+            heard = self._simulated(model, message, round, attempt, down)
         else:
             heard = self._as_it_comes(model, message, round, attempt)
         asked = len(heard.places)
@@ -108,6 +109,10 @@ class Server:
             for item in answers:
                 fold.take(item)
         return fold
+
+    @cached_property
+    def _crowd(self) -> Crowd:
+        return Crowd(self.plan.world or USUAL_WORLD, self.clients, self.seed)
 
     def _told(self, model: Model, heard: Heard, round: int) -> Model:
         """The model after the round: reduced, stages undone in reverse, taken in by the algorithm."""
@@ -156,17 +161,17 @@ class Server:
             opened = policy.on(opened, "tick", self.clock())
         return Heard(fold.finish(), fold.reports, fold.failures, places, opened.effect, opened.reason)
 
-    def _simulated(self, world: World, model: Model, message: Any, who: tuple[int, int, int], down: int) -> Heard:
+    def _simulated(self, model: Model, message: Any, round: int, attempt: int, down: int) -> Heard:
         """On the simulated clock: the policy hears of all arrivals first, and whoever counts does the work."""
         clock, fold = virtual.Clock.of(model.pending), Fold(self.plan)
-        asked = virtual.ask(self.plan, world, self.clients, clock, down, who)
-        self.opened(who[1], len(asked.places))
+        asked = virtual.ask(self.plan, self._crowd, clock, down, round, attempt)
+        self.opened(round, len(asked.places))
         verdict = virtual.judge(self.plan.policy, asked)
         done: list[int] = []
         blocks = 0
         while verdict.effect == "commit" and (new := np.setdiff1d(verdict.counted, done)).size:
             # In place of those whose work failed, the policy counts the next to arrive: they come after, in new blocks.
-            tasks = self._asked(asked.places[new], "train", message, model.version, who[1], (len(done), blocks))
+            tasks = self._asked(asked.places[new], "train", message, model.version, round, (len(done), blocks))
             with closing(self._answers(tasks)) as answers:
                 for item in answers:
                     fold.take(item)
@@ -188,7 +193,7 @@ class Server:
     def _buffered(self, buffered: Buffered, model: Model, message: Any, round: int, down: int) -> Heard:
         """Asynchronously: the answers that fill the buffer next, and the clients then at work."""
         version = model.version
-        landed = next_arrivals(self.plan, Sky.of(model.pending), version, message, down, self.clients, self.seed)
+        landed = next_arrivals(self.plan, Sky.of(model.pending), version, message, down, self._crowd)
         size = self.plan.block_size(len(landed.arrived))
         # A task's randomness is that of the round in which it started, whenever its answer arrives.
         tasks = [

@@ -15,12 +15,10 @@ from typing import Any
 import numpy as np
 
 from insitu.core import seeds
-from insitu.core.types import Population
 from insitu.rounds.cohort import draw, least
 from insitu.rounds.plan import Plan
 from insitu.rounds.policy import Policy
-from insitu.rounds.world.moments import opening
-from insitu.rounds.world.world import Fates, World, examples_of, sizes_of
+from insitu.rounds.world.crowd import Crowd, Fates
 
 
 @dataclass(frozen=True)
@@ -74,19 +72,15 @@ class Verdict:
     dropped: int
 
 
-def ask(plan: Plan, world: World, clients: Population, clock: Clock, down: int, who: tuple[int, int, int]) -> Asked:
-    """Opens a round for ``who`` = (seed, round, attempt), as soon as enough clients are available."""
-    seed, round, attempt = who
-    since, here = opening(world, seed, clients, least(plan.cohort), clock.now)
-    available = len(clients) if here is None else len(here)
-    drawn, wanted = draw(plan.cohort, plan.policy, available, seed, round, attempt)
+def ask(plan: Plan, crowd: Crowd, clock: Clock, down: int, round: int, attempt: int) -> Asked:
+    """Opens a round as soon as enough clients are available; ``down`` are the bytes of its message."""
+    since, here = crowd.opening(least(plan.cohort), clock.now)
+    available = len(crowd.clients) if here is None else len(here)
+    drawn, wanted = draw(plan.cohort, plan.policy, available, crowd.seed, round, attempt)
     places = drawn if here is None else here[drawn]
-    examples = np.zeros(len(places))
-    if world.speed is not None:
-        examples = examples_of(plan.algorithm, sizes_of(clients, places))
-    chance = seeds.seed(seed, round, "", f"world {attempt}")
+    chance = seeds.seed(crowd.seed, round, "", f"world {attempt}")
     up = down if clock.bytes_up is None else clock.bytes_up
-    fates = world.fates(seed, chance, clients, places, examples, down, up, since)
+    fates = crowd.fates(chance, places, crowd.work(plan.algorithm, places), down, up, since)
     return Asked(places, wanted, since, available, fates)
 
 

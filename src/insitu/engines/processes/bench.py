@@ -113,7 +113,7 @@ def foldable(plan: Any, task: Task) -> bool:
     """Whether a block's answers may become one: not where each is needed, or some may turn out not to be needed."""
     if task.kind == "evaluate":
         return True
-    return plan.reduce.needs == "stream" and not (task.kind == "train" and plan.policy.over_select)
+    return plan.reduce.needs == "stream" and not (task.kind == "train" and plan.stops_early())
 
 
 def _bare(answer: Answer) -> Answer:

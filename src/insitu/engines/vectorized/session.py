@@ -87,7 +87,7 @@ class VectorizedSession:
 
     def _one_at_a_time(self) -> bool:
         """Whether answers are passed on as they are: where each is needed, or some may turn out not to be."""
-        return self.plan.reduce.needs == "each" or bool(self.plan.policy.over_select)
+        return bool(self.plan.reduce.needs == "each" or self.plan.stops_early())
 
     def _load(self, tasks: Sequence[Task]) -> tuple[list[Entry], list[Answer | Failure]]:
         """The clients of a block with their data, and the failures of those that have none to give."""

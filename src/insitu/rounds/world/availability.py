@@ -25,12 +25,15 @@ class Availability(Part, ABC):
     """The spells in which each client is available."""
 
     @abstractmethod
-    def spells(
-        self, seed: int, clients: Population, places: np.ndarray, now: float | np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def habits(self, seed: int, clients: Population) -> tuple[np.ndarray, ...]:
+        """What every client has all through a run, by place: arrays [population] that ``spells`` reads."""
+
+    @abstractmethod
+    def spells(self, habits: tuple[np.ndarray, ...], now: float) -> tuple[np.ndarray, np.ndarray]:
         """``(begin [n], end [n])`` of the spell that lasts at ``now``, or else of the next.
 
-        A client is available where begin ≤ now < end. Both are infinite for a client that never is again.
+        ``habits`` are those of n clients. A client is available where begin ≤ now < end; both are infinite for a client
+        that never is again.
         """
 
     def config(self) -> dict[str, Any]:
@@ -48,23 +51,22 @@ class Always(Availability):
     def part_name(cls) -> str:
         return "always"
 
-    def spells(
-        self, seed: int, clients: Population, places: np.ndarray, now: float | np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        return np.zeros(len(places)), np.full(len(places), np.inf)
+    def habits(self, seed: int, clients: Population) -> tuple[np.ndarray, ...]:
+        return (np.zeros(len(clients)),)
+
+    def spells(self, habits: tuple[np.ndarray, ...], now: float) -> tuple[np.ndarray, np.ndarray]:
+        return habits[0], habits[0] + np.inf
 
 
 class Cycle(Availability):
     """Spells that come back: a client is on for ``length`` seconds in every ``period``."""
 
     @abstractmethod
-    def cycle(self, seed: int, places: np.ndarray) -> tuple[np.ndarray, Any, Any]:
+    def cycle(self, habits: tuple[np.ndarray, ...]) -> tuple[np.ndarray, Any, Any]:
         """``(start [n], length, period)`` in seconds: the beginning of one spell, how long, how often."""
 
-    def spells(
-        self, seed: int, clients: Population, places: np.ndarray, now: float | np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        start, length, period = self.cycle(seed, places)
+    def spells(self, habits: tuple[np.ndarray, ...], now: float) -> tuple[np.ndarray, np.ndarray]:
+        start, length, period = self.cycle(habits)
         begin = start + np.floor((now - start) / period) * period
         begin = np.where(now < begin + length, begin, begin + period)
         # Where a spell lasts until the next one begins, it does not end.
@@ -94,9 +96,12 @@ class Daily(Cycle):
     def part_name(cls) -> str:
         return "daily"
 
-    def cycle(self, seed: int, places: np.ndarray) -> tuple[np.ndarray, Any, Any]:
-        spread = self.spread.total_seconds() * draws.normal(seeds.seed(seed, 0, "", "hour of the day"), places)
-        return self.start.total_seconds() + spread, self.length.total_seconds(), DAY.total_seconds()
+    def habits(self, seed: int, clients: Population) -> tuple[np.ndarray, ...]:
+        z = draws.normal(seeds.seed(seed, 0, "", "hour of the day"), np.arange(len(clients)))
+        return (self.start.total_seconds() + self.spread.total_seconds() * z,)
+
+    def cycle(self, habits: tuple[np.ndarray, ...]) -> tuple[np.ndarray, Any, Any]:
+        return habits[0], self.length.total_seconds(), DAY.total_seconds()
 
 
 @dataclass(frozen=True)
@@ -120,13 +125,17 @@ class Spells(Cycle):
     def part_name(cls) -> str:
         return "spells"
 
-    def cycle(self, seed: int, places: np.ndarray) -> tuple[np.ndarray, Any, Any]:
+    def habits(self, seed: int, clients: Population) -> tuple[np.ndarray, ...]:
+        places = np.arange(len(clients))
         on, off = (
             length.total_seconds() * np.exp(self.sigma * draws.normal(seeds.seed(seed, 0, "", f"spell {name}"), places))
             for name, length in (("on", self.on), ("off", self.off))
         )
         phase = draws.uniform(seeds.seed(seed, 0, "", "spell phase"), places)
         return -phase * (on + off), on, on + off
+
+    def cycle(self, habits: tuple[np.ndarray, ...]) -> tuple[np.ndarray, Any, Any]:
+        return habits[0], habits[1], habits[2]
 
 
 def _duration(name: str, value: Any, zero: bool = False) -> None:

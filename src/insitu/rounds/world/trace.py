@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,26 +68,29 @@ class Trace(Availability):
             "sha256": found.digest,
         }  # fmt: skip
 
-    def spells(
-        self, seed: int, clients: Population, places: np.ndarray, now: float | np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        found: Intervals = vars(self)["_found"]
-        devices = len(found.names)
+    def habits(self, seed: int, clients: Population) -> tuple[np.ndarray, ...]:
+        names = vars(self)["_found"].names
         if self.by == "seed":
-            device = row_of(seed, places, devices)
-        else:
-            device = _by_id(found.names, clients)[places]  # type: ignore[arg-type]  # hashed as an object
-        if np.ndim(now) == 0 and len(places) > devices:
-            begin, end = self._of_devices(found, np.arange(devices), np.full(devices, float(now)))
-            begin, end = np.append(begin, np.inf), np.append(end, np.inf)  # the last is nobody's: device -1
-            return begin[device], end[device]
-        known = device >= 0
-        begin, end = self._of_devices(found, np.where(known, device, 0), np.broadcast_to(now, len(places)))
-        return np.where(known, begin, np.inf), np.where(known, end, np.inf)
+            return (row_of(seed, np.arange(len(clients)), len(names)),)
+        number = {name: i for i, name in enumerate(names)}
+        device = np.array([number.get(clients.id_at(place), -1) for place in range(len(clients))])
+        if (device < 0).all():
+            shown = ", ".join(map(repr, names[:3]))
+            raise PlanError(f"no client has the id of a device in {self.path} ({shown}, …): give by='seed'")
+        return (device,)
 
-    def _of_devices(self, found: Intervals, device: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def spells(self, habits: tuple[np.ndarray, ...], now: float) -> tuple[np.ndarray, np.ndarray]:
+        found: Intervals = vars(self)["_found"]
+        devices, (own,) = len(found.names), habits
+        # Each device is looked up once, however many clients have it. The last, of number -1, is nobody's.
+        known = np.arange(devices) if len(own) > devices else np.unique(own[own >= 0])
+        begin, end = np.full((2, devices + 1), np.inf)
+        begin[known], end[known] = self._of_devices(found, known, now)
+        return begin[own], end[own]
+
+    def _of_devices(self, found: Intervals, device: np.ndarray, now: float) -> tuple[np.ndarray, np.ndarray]:
         period: float = vars(self)["_period"]
-        turns = np.floor(now / period)
+        turns = np.full(len(device), np.floor(now / period))
         low, high = found.first[device], found.first[device + 1]
         at = _first_after(found.end, low, high, now - turns * period)
         # After its last interval a device waits for the first one of the next turn.
@@ -134,13 +136,3 @@ def _read(path: Path) -> Intervals:
         keep_end.append(e)
     first = np.searchsorted(keep_device, np.arange(len(names) + 1))
     return Intervals(names, first, np.array(keep_begin), np.array(keep_end), table.digest)
-
-
-@lru_cache(maxsize=1)
-def _by_id(names: tuple[str, ...], clients: Population) -> np.ndarray:
-    """The device of every client [population], -1 for one without: the one pass over all ids that ``by="id"`` costs."""
-    number = {name: i for i, name in enumerate(names)}
-    found = np.array([number.get(clients.id_at(place), -1) for place in range(len(clients))])
-    if (found < 0).all():
-        raise PlanError(f"no client has the id of a recorded device ({', '.join(names[:3])}, …): give by='seed'")
-    return found
