@@ -9,25 +9,36 @@ from __future__ import annotations
 
 import sys
 from importlib.util import find_spec
+from math import isfinite
 from typing import Any
 
 import numpy as np
 
 from insitu.core.errors import MissingExtra, WireError
 
+SHORT = 64
+"""Numbers that Python adds up faster than torch begins to."""
+
 Array = Any
 """A ``numpy.ndarray`` or a ``torch.Tensor``."""
 
 
+_TENSORS: dict[type, bool] = {}
+"""Which types are torch tensors, of those that were asked for: a type that is known before torch is none."""
+
+
 def is_torch(x: Any) -> bool:
     """Whether ``x`` is a torch tensor."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(x, torch.Tensor)
+    kind = type(x)
+    if kind not in _TENSORS:
+        torch = sys.modules.get("torch")
+        _TENSORS[kind] = torch is not None and issubclass(kind, torch.Tensor)
+    return _TENSORS[kind]
 
 
 def is_array(x: Any) -> bool:
     """Whether ``x`` is an array of either kind."""
-    return isinstance(x, (np.ndarray, np.generic)) or is_torch(x)
+    return is_torch(x) or isinstance(x, (np.ndarray, np.generic))
 
 
 def asnumpy(x: Any) -> np.ndarray:
@@ -57,7 +68,7 @@ def cast(x: Array, reference: Array) -> Array:
 
 def is_float(x: Array) -> bool:
     """Whether the array holds floating-point numbers (of any width)."""
-    return bool(x.dtype.is_floating_point) if is_torch(x) else np.issubdtype(x.dtype, np.floating)
+    return bool(x.is_floating_point()) if is_torch(x) else np.issubdtype(x.dtype, np.floating)
 
 
 def scalar(value: float, reference: Array | None) -> Array:
@@ -102,9 +113,14 @@ def sign(x: Array) -> Array:
 
 def all_finite(x: Array) -> bool:
     """Whether no element is NaN or infinite; integers always are finite."""
-    if not is_float(x):
+    if not is_torch(x):
+        return bool(np.isfinite(x).all()) if np.issubdtype(x.dtype, np.floating) else True
+    if not x.is_floating_point():
         return True
-    return bool(x.isfinite().all()) if is_torch(x) else bool(np.isfinite(x).all())
+    # NaN and infinity survive in a sum, which is taken ten times faster than a look at each element; the sum of finite
+    # numbers may overflow, so one that is not finite decides nothing. A short list (a bias) is summed faster in Python.
+    total = sum(x.tolist()) if x.dim() == 1 and len(x) <= SHORT else x.sum().item()
+    return isfinite(total) or bool(x.isfinite().all())
 
 
 def copy(x: Array) -> Array:
@@ -114,7 +130,7 @@ def copy(x: Array) -> Array:
 
 def nbytes(x: Array) -> int:
     """The size of the elements in bytes."""
-    return int(x.numel() * x.element_size()) if is_torch(x) else int(x.nbytes)
+    return int(x.nbytes)
 
 
 def to_torch(x: np.ndarray) -> Array:

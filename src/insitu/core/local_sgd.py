@@ -75,7 +75,7 @@ class LocalSGD(Descent):
         return self.clip
 
     def local(self, task: Task, client: Client, learner: Any, memory: Tree | None) -> tuple[Update, Tree | None]:
-        if task.kind == "train" and isinstance(learner, FitLearner):
+        if task.kind == "train" and _fits(learner):
             return fit_black_box(self, task, client, learner, memory)
         return super().local(task, client, learner, memory)
 
@@ -87,6 +87,17 @@ class LocalSGD(Descent):
         if tree.first_leaf(state["shared"]) is None:
             return {**state, "shared": fitted}
         return descend(state, tree.subtract(fitted, state["shared"]), server, self.server_lr)
+
+
+_FITS: dict[type, bool] = {}
+
+
+def _fits(learner: Any) -> bool:
+    """Whether it is a FitLearner: asked for every client, where a look at the protocol takes longer than a step."""
+    kind = type(learner)
+    if kind not in _FITS:
+        _FITS[kind] = isinstance(learner, FitLearner)
+    return _FITS[kind]
 
 
 def fit_black_box(

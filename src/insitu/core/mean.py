@@ -74,7 +74,7 @@ def _weighted(x: Any, weight: float) -> Any:
 def _fold(target: Any, value: Mapping[str, Any], weight: float) -> None:
     """target += weight · value, in place, without a copy of the model. ``alike`` has looked at both."""
     for key, x in value.items():
-        if isinstance(x, Mapping):
+        if tree.is_branch(x):
             _fold(target[key], x, weight)
         elif not arrays.is_float(x):
             target[key] = arrays.maximum(target[key], x)
@@ -86,6 +86,20 @@ def _fold(target: Any, value: Mapping[str, Any], weight: float) -> None:
 
 def alike(target: Any, value: Any, path: str, client: str) -> None:
     """Raises UpdateError, before anything is added, where names or shapes differ: arrays would broadcast silently."""
+    if not _same(target, value):
+        _refuse(target, value, path, client)
+
+
+def _same(target: Any, value: Any) -> bool:
+    if tree.is_branch(value):
+        if not tree.is_branch(target) or target.keys() != value.keys():
+            return False
+        return all(_same(target[key], x) for key, x in value.items())
+    return not tree.is_branch(target) and bool(value.shape == target.shape)
+
+
+def _refuse(target: Any, value: Any, path: str, client: str) -> None:
+    """Looks again, to name the first difference."""
     if isinstance(value, Mapping) and isinstance(target, Mapping):
         if target.keys() != value.keys():
             raise UpdateError(
@@ -93,7 +107,7 @@ def alike(target: Any, value: Any, path: str, client: str) -> None:
                 f" {tree.describe(target)}: all clients must tell the same arrays"
             )
         for key, x in value.items():
-            alike(target[key], x, f"{path}/{key}", client)
+            _refuse(target[key], x, f"{path}/{key}", client)
     elif isinstance(value, Mapping) or isinstance(target, Mapping) or tuple(value.shape) != tuple(target.shape):
         found = [tree.describe(x) if isinstance(x, Mapping) else list(x.shape) for x in (value, target)]
         raise UpdateError(f"client {client!r}: {path} of its update has the shape {found[0]}, not {found[1]}")

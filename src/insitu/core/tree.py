@@ -19,11 +19,25 @@ Tree = Mapping[str, Any]
 """A nested dict of arrays."""
 
 
+_BRANCHES: dict[type, bool] = {}
+
+
+def is_branch(x: Any) -> bool:
+    """Whether ``x`` is a mapping of trees, and not a leaf.
+
+    Remembered by type: an abstract class answers slowly, and this is asked for each leaf of each client's update.
+    """
+    kind = type(x)
+    if kind not in _BRANCHES:
+        _BRANCHES[kind] = isinstance(x, Mapping)
+    return _BRANCHES[kind]
+
+
 def map(f: Callable[..., Any], first: Any, *others: Any) -> Any:
     """``f`` applied to every leaf, or to the leaves of several trees that are alike."""
-    if isinstance(first, Mapping):
+    if is_branch(first):
         for other in others:
-            if not isinstance(other, Mapping) or other.keys() != first.keys():
+            if not is_branch(other) or other.keys() != first.keys():
                 raise ValueError(f"trees differ: keys {describe(first)} against {describe(other)}")
         return {key: map(f, first[key], *(other[key] for other in others)) for key in first}
     return f(first, *others)
@@ -39,7 +53,7 @@ def describe(tree: Any) -> str:
 
 def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Every leaf with its path, the keys joined by ``/``."""
-    if isinstance(tree, Mapping):
+    if is_branch(tree):
         for key, value in tree.items():
             yield from leaves(value, f"{path}/{key}" if path else str(key))
     else:
@@ -48,12 +62,24 @@ def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def values(tree: Any) -> list[Any]:
     """Every leaf, in order."""
-    return [leaf for _, leaf in leaves(tree)]
+    if not is_branch(tree):
+        return [tree]
+    found: list[Any] = []
+    _gather(tree, found)
+    return found
+
+
+def _gather(tree: Any, found: list[Any]) -> None:
+    for value in tree.values():
+        if is_branch(value):
+            _gather(value, found)
+        else:
+            found.append(value)
 
 
 def first_leaf(tree: Any) -> Any:
     """The first leaf, or None for a tree without leaves: what tells a tree's kind, dtype and device."""
-    return next((leaf for _, leaf in leaves(tree)), None)
+    return next((leaf for _, leaf in leaves(tree)), None) if is_branch(tree) else tree
 
 
 def add(a: Tree, b: Tree) -> Any:
@@ -98,7 +124,7 @@ def asnumpy(a: Tree) -> Any:
 
 def nbytes(a: Any) -> int:
     """The bytes of all leaves together: what the tree weighs on a wire, without headers."""
-    return sum(arrays.nbytes(x) if arrays.is_array(x) else 8 for _, x in leaves(a) if x is not None)
+    return sum([arrays.nbytes(x) if arrays.is_array(x) else 8 for x in values(a) if x is not None])
 
 
 def square_norm(a: Tree) -> Array:
@@ -129,4 +155,6 @@ def unflatten(vector: np.ndarray, reference: Tree) -> Any:
 
 def not_finite(a: Tree) -> str | None:
     """The path of the first leaf that holds NaN or Inf, or None."""
+    if all(arrays.all_finite(x) for x in values(a)):
+        return None
     return next((path for path, x in leaves(a) if not arrays.all_finite(x)), None)

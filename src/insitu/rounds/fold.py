@@ -46,6 +46,10 @@ class Fold:
             self._waiting[item.index] = None
         elif isinstance(item, Answer):
             self.reports.append(item.report())
+            if item.task.index == self._next and not self._waiting:
+                self._fold(item)
+                self._next += 1
+                return
             self._waiting[item.task.index] = item
         else:
             self.reports.extend(item.reports)
