@@ -39,6 +39,12 @@ def keep(shape: torch.Size, p: float, seed: Tensor, step: Tensor, call: int) -> 
     return mix(place & LOW) >= round(p * 2**32)
 
 
+def keep_by_lane(shape: torch.Size, p: float, seed: Tensor, step: Tensor, call: int) -> Tensor:
+    """:func:`keep` for every lane: seed and step [K] give a mask [K, *shape]."""
+    wide = (-1,) + (1,) * len(shape)
+    return keep(shape, p, seed.view(wide), step.view(wide), call)
+
+
 class Masks(TorchFunctionMode):
     """While active, draws every dropout mask from the counters. ``drew`` says whether there was any."""
 

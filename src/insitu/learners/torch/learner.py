@@ -17,11 +17,10 @@ from insitu.core.errors import DataError, PlanError
 from insitu.core.part import plain
 from insitu.core.types import Client, Data, Schema, Variables
 from insitu.learners.torch.dropout import Masks
+from insitu.learners.torch.evaluation import Evaluator
 from insitu.learners.torch.losses import LOSSES, METRICS, Loss
 from insitu.learners.torch.roles import Roles, roles_of
-
-CHUNK = 4096
-"""Examples that evaluation and prediction take at once."""
+from insitu.learners.torch.stacked import Stacked, stacked
 
 
 class TorchLearner:
@@ -60,13 +59,14 @@ class TorchLearner:
         self._module = _built(module, 0)
         self.roles: Roles = roles_of(self._module, tuple(personal), tuple(frozen))
         self.mixes = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self._module.modules())
+        self._evaluator = Evaluator(self._module, {"loss": self._loss, **self._metrics})
         self._start: dict[int, Variables] = {}
         self._outputs: int | None = None
         self._draws: bool | None = None
         self._random = False
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_start": {}}
+        return {**self.__dict__, "_start": {}, "_evaluator": Evaluator(self._module, self._evaluator.functions)}
 
     def config(self) -> dict[str, Any]:
         """The module's class and structure, the loss, the metrics and the roles."""
@@ -125,6 +125,15 @@ class TorchLearner:
             "personal": {k: buffers[k] for k in personal["buffers"]},
         }
         return grads, state, sums
+
+    def stacked(self) -> Stacked | str:
+        """The same gradient for many clients at once, or the reason why this module has none."""
+        if self.mixes or self.roles.buffers or self.roles.kept:
+            return "it has buffers that change with every batch"
+        if self._random:
+            return "it draws random numbers other than dropout"
+        trained = (*self.roles.shared, *self.roles.personal)
+        return stacked(self._module, trained, self._loss, self._metrics)
 
     def _forward(self, state: dict[str, Tensor], x: Any, seed: Tensor, step: Tensor) -> Any:
         if self._random:
@@ -225,27 +234,20 @@ class TorchLearner:
 
     def evaluate(self, variables: Variables, data: Data) -> dict[str, float]:
         """Metric sums over all examples, in evaluation mode."""
-        totals: dict[str, float] = dict.fromkeys(("examples", *self.metric_names), 0.0)
-        state = self.roles.state(variables)
-        for start in range(0, len(data), CHUNK):
-            # An index and no slice: the module gets a copy, and may write into it.
-            batch = self.batch(data, np.arange(start, min(start + CHUNK, len(data))))
-            output = self._output(state, batch["x"])
-            weight = torch.ones(len(batch["y"]), dtype=self.roles.dtype)
-            with torch.no_grad():
-                for name, value in self._sums(output, batch["y"], weight)[1].items():
-                    totals[name] += float(value)
-        return totals
+        return self._evaluator.sums(self.roles.state(variables), data, self.batch)
+
+    def evaluate_many(self, variables: Variables, parts: Sequence[Data]) -> list[dict[str, float]]:
+        """:meth:`evaluate` of each of these parts, several in one forward pass."""
+        return self._evaluator.sums_of_many(self.roles.state(variables), parts, self.batch)
 
     def outputs(self, variables: Variables, x: Any) -> np.ndarray:
         """The module's outputs in evaluation mode, NumPy [n, …]."""
-        data, state = Data(x), self.roles.state(variables)
-        parts = []
-        for start in range(0, len(data), CHUNK):
-            index = np.arange(start, min(start + CHUNK, len(data)))
-            piece = tree.map(lambda c, i=index: self._tensor(np.asarray(c)[i]), x)
-            parts.append(arrays.asnumpy(self._output(state, piece)))
-        return np.concatenate(parts)
+
+        def convert(data: Data, where: Any) -> dict[str, Any]:
+            return {"x": tree.map(lambda column: self._tensor(column[where]), data.x)}
+
+        data = Data(tree.map(np.asarray, x))
+        return np.concatenate(self._evaluator.outputs(self.roles.state(variables), data, convert))
 
     def predict(self, variables: Variables, x: Any) -> np.ndarray:
         """Labels [n] for classification losses, the module's outputs otherwise."""
@@ -275,11 +277,6 @@ class TorchLearner:
                 if name in state:
                     target.copy_(state[name])
         return module.eval()
-
-    def _output(self, state: dict[str, Tensor], x: Any) -> Any:
-        self._mode(training=False)
-        with torch.no_grad():
-            return functional_call(self._module, state, (x,))
 
     def _mode(self, *, training: bool) -> None:
         if self._module.training != training:

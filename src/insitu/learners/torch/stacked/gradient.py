@@ -1,0 +1,180 @@
+"""Stacked: a learner's gradient for K clients at once, and the whole step where it is plain descent."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from insitu.learners.torch.dropout import Masks, keep_by_lane
+from insitu.learners.torch.losses import Loss
+from insitu.learners.torch.stacked.context import Lanes
+from insitu.learners.torch.stacked.layers import Conv, Embedding, GroupNorm, Layer, LayerNorm, Linear
+from insitu.learners.torch.stacked.recurrent import Gru, Lstm, Plain
+
+LAYERS: dict[type[nn.Module], Callable[..., Layer]] = {
+    nn.Linear: Linear,
+    nn.Conv1d: Conv,
+    nn.Conv2d: Conv,
+    nn.Conv3d: Conv,
+    nn.Embedding: Embedding,
+    nn.LayerNorm: LayerNorm,
+    nn.GroupNorm: GroupNorm,
+    nn.LSTM: Lstm,
+    nn.GRU: Gru,
+    nn.RNN: Plain,
+}
+"""What each layer's stacked form is. A model with parameters anywhere else has none."""
+
+
+class Stacked:
+    """The gradient of K lanes; see :class:`insitu.core.protocols.StackedGradient`."""
+
+    def __init__(self, module: nn.Module, trained: tuple[str, ...], loss: Loss, metrics: Mapping[str, Loss]) -> None:
+        self.lanes = Lanes()
+        self.module = copy.deepcopy(module).train()
+        self._loss, self._metrics = loss, metrics
+        self._layers: list[Layer] = []
+        self._places: dict[str, tuple[dict[str, Any], str]] = {}
+        self.module = self._swapped(self.module, "", set(trained))
+        self._frozen: Any = None
+        self.draws = True
+
+    def gradient(self, variables: Any, batch: Mapping[str, Any], step: Tensor) -> tuple[Any, Any, Any]:
+        """As a learner's ``gradient``, with K in front of every shape; what is frozen is not stacked."""
+        shared, personal = variables.shared, variables.personal.get("params", {})
+        leaves = [x.detach().requires_grad_() for x in (*shared.values(), *personal.values())]
+        self._hold({name: x for name, x in zip((*shared, *personal), leaves, strict=True)}, variables, None)
+        mean, sums = self._forward(batch, step)
+        grads = torch.autograd.grad(mean, leaves, allow_unused=True)
+        full = [torch.zeros_like(x) if g is None else g for g, x in zip(grads, leaves, strict=True)]
+        split = len(shared)
+        return (
+            {"shared": dict(zip(shared, full[:split], strict=True)), "personal": dict(zip(personal, full[split:], strict=True))},
+            {"buffers": {}, "personal": {}},
+            sums,
+        )  # fmt: skip
+
+    def descend(self, variables: Any, batch: Mapping[str, Any], step: Tensor, lr: float) -> dict[str, Tensor]:
+        """w ← w − lr·g, in place, for every trained parameter; returns the metric sums [K]."""
+        self._hold({**variables.shared, **variables.personal.get("params", {})}, variables, lr)
+        mean, sums = self._forward(batch, step)
+        mean.backward()
+        return sums
+
+    def _hold(self, tensors: Mapping[str, Tensor], variables: Any, lr: float | None) -> None:
+        self.lanes.lr = lr
+        for name, tensor in tensors.items():
+            place, attribute = self._places[name]
+            place[attribute] = tensor
+        if variables.frozen is not self._frozen:
+            state = dict((*self.module.named_parameters(), *self.module.named_buffers()))
+            with torch.no_grad():
+                for name, tensor in variables.frozen.items():
+                    state[name].copy_(tensor)
+            self._frozen = variables.frozen
+
+    def _forward(self, batch: Mapping[str, Any], step: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        weight = batch["weight"]
+        self.lanes.count = len(weight)
+        for layer in self._layers:
+            layer.begin()
+        x, y = batch["x"], batch["y"].flatten(0, 1)
+        x = {name: c.flatten(0, 1) for name, c in x.items()} if isinstance(x, Mapping) else x.flatten(0, 1)
+        if self.draws:
+            with _LaneMasks(batch["seed"], step, len(weight)) as masks:
+                output = self.module(x)
+            self.draws = masks.drew
+        else:
+            output = self.module(x)
+        if self.lanes.lr is None:
+            # A first pass without steps shows which layers are used more than once.
+            for layer in self._layers:
+                layer.again = layer.again or layer.calls > 1
+        elif any(layer.calls > 1 and not layer.again for layer in self._layers):
+            raise RuntimeError("a layer is used more often than in the first pass: its steps cannot be fused")
+        return self._sums(output, y, weight)
+
+    def _sums(self, output: Any, y: Tensor, weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        examples = weight.sum(1)
+        losses = self._loss(output, y).view(weight.shape) * weight
+        loss = losses.sum(1)
+        # An idle lane weighs nothing; its gradient must not be NaN.
+        mean = (loss / examples.clamp(min=torch.finfo(examples.dtype).tiny)).sum()
+        sums = {"examples": examples, "loss": loss.detach()}
+        for name, metric in self._metrics.items():
+            sums[name] = (metric(output, y).detach().view(weight.shape) * weight).sum(1)
+        return mean, sums
+
+    def _swapped(self, module: nn.Module, prefix: str, trained: set[str]) -> nn.Module:
+        """The module with stacked layers where it has trained parameters. Raises ValueError where there is no such."""
+        names = {f"{prefix}{name}" for name, _ in module.named_parameters()}
+        if not names & trained:
+            return module
+        make = LAYERS.get(type(module))
+        if make is not None:
+            if not names <= trained:
+                raise ValueError(f"{prefix[:-1] or 'the module'} is frozen in part")
+            return self._placed(make(_checked(module, prefix), self.lanes), prefix)
+        if module._parameters:
+            raise ValueError(f"{type(module).__name__} has parameters of its own ({', '.join(module._parameters)})")
+        for name, child in module.named_children():
+            setattr(module, name, self._swapped(child, f"{prefix}{name}.", trained))
+        return module
+
+    def _placed(self, layer: Layer, prefix: str) -> Layer:
+        self._layers.append(layer)
+        for name in layer.names:
+            self._places[f"{prefix}{name}"] = (layer.__dict__, name)
+        return layer
+
+
+def stacked(module: nn.Module, trained: tuple[str, ...], loss: Loss, metrics: Mapping[str, Loss]) -> Stacked | str:
+    """The module's stacked form, or the reason why it has none."""
+    named = len(list(module.named_parameters())), len(list(module.named_parameters(remove_duplicate=False)))
+    if named[0] != named[1]:
+        return "two layers share a parameter"
+    if hooked := next((name for name, m in module.named_modules() if _hooked(m)), None):
+        return f"{hooked or 'the module'} has hooks"
+    try:
+        return Stacked(module, trained, loss, metrics)
+    except ValueError as error:
+        return str(error)
+
+
+def _hooked(module: nn.Module) -> bool:
+    return any(
+        getattr(module, name)
+        for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    )
+
+
+def _checked(module: Any, prefix: str) -> nn.Module:
+    """Raises ValueError for settings that the stacked form does not know."""
+    name = prefix[:-1] or "the module"
+    if isinstance(module, nn.Embedding) and (module.max_norm or module.scale_grad_by_freq or module.sparse):
+        raise ValueError(f"{name} renormalises, scales or thins its gradients")
+    if isinstance(module, nn.LSTM) and module.proj_size:
+        raise ValueError(f"{name} projects its states")
+    if isinstance(module, nn.RNNBase) and module.dropout and not module.batch_first:
+        raise ValueError(f"{name} drops out with time in front: batch_first=True")
+    return module  # type: ignore[no-any-return]
+
+
+class _LaneMasks(Masks):
+    """Dropout masks of merged activations: each lane's as if it were alone."""
+
+    def __init__(self, seed: Tensor, step: Tensor, lanes: int) -> None:
+        super().__init__(seed, step)
+        self.lanes = lanes
+
+    def mask(self, shape: torch.Size, p: float) -> Tensor:
+        """The next mask, for a tensor [K·B, …]."""
+        self.calls += 1
+        if shape[0] % self.lanes:
+            raise RuntimeError(f"dropout of a tensor {list(shape)}, whose first dimension is not that of the batch")
+        own = torch.Size((shape[0] // self.lanes, *shape[1:]))
+        return keep_by_lane(own, p, self.seed, self.step, self.calls).flatten(0, 1)
