@@ -24,7 +24,7 @@ ROUNDS = {
     "over-selection": {"cohort": insitu.Uniform(4), "policy": insitu.Policy(over_select=0.5)},
     "deadline": {
         "cohort": insitu.Uniform(6),
-        "policy": insitu.Policy(deadline=timedelta(seconds=6), quorum=0.3, retries=50),
+        "policy": insitu.Policy(deadline=timedelta(seconds=9), quorum=0.2, retries=99),
     },
     "buffered": {"buffered": Buffered(size=3, concurrency=6)},
 }
