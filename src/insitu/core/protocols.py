@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -159,6 +159,15 @@ class GradientLearner(Learner, Protocol):
 
     def batch(self, data: Data, index: Any) -> dict[str, Any]:
         """The columns ``x`` and ``y`` of these examples, as arrays that ``gradient`` takes."""
+        ...
+
+
+@runtime_checkable
+class EvaluatesMany(Learner, Protocol):
+    """A learner that measures one model on many clients' examples at once."""
+
+    def evaluate_many(self, variables: Variables, parts: Sequence[Data]) -> list[dict[str, float]]:
+        """``evaluate`` of each part, equal to it but for rounding."""
         ...
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from insitu.core import seeds
+from insitu.core.descent import Descent
 from insitu.core.errors import DataError
-from insitu.core.protocols import Answering
-from insitu.core.types import Client, Context, Data, Failure, Report, Task
-from insitu.rounds.client import work
+from insitu.core.protocols import Answering, EvaluatesMany, Setting
+from insitu.core.types import Answer, Client, Context, Data, Failure, Report, Task, Update, Variables
+from insitu.rounds.client import answer, failure, work
+from insitu.rounds.plan import Plan
 from insitu.rounds.server import Model, Server
 
 
@@ -82,6 +86,49 @@ def federated(server: Server, model: Model) -> tuple[dict[str, float], dict[str,
     fold = server.ask_all("evaluate", message(server, model), places, model.version)
     by_client = {report.client: means(report.metrics) for report in fold.reports}
     return pooled(fold.reports), {c: m for c, m in by_client.items() if m}, fold.failures
+
+
+def evaluate_block(setting: Setting, tasks: Sequence[Task]) -> list[Answer | Failure]:
+    """Answers to evaluation tasks, in their order: in one go where all clients measure the same model.
+
+    What engines that take tasks block by block call. The answers are those of ``work`` but for rounding; a client whose
+    data cannot be had, or cannot stand beside the others', is measured alone or fails alone.
+    """
+    plan = setting.plan
+    told: dict[int, Answer | Failure] = {}
+    waiting: list[tuple[Task, Client]] = []
+    for task in tasks:
+        try:
+            waiting.append((task, setting.clients.at(task.place)))
+        except Exception as error:
+            told[task.index] = failure(task, error)
+    if _one_model(plan, tasks):
+        held = [(task, client.holdout) for task, client in waiting if client.holdout is not None]
+        message, start = tasks[0].message, plan.learner.init(tasks[0].seed)
+        variables = Variables(message["shared"], message["buffers"], frozen=start.frozen)
+        with suppress(Exception):  # one client's data may spoil a pass: then each is asked by itself, below
+            sums = plan.learner.evaluate_many(variables, [holdout for _, holdout in held])
+            for (task, _), own in zip(held, sums, strict=True):
+                memory = setting.memories.get(task.client)
+                told[task.index] = answer(plan, task, Update({}, {}, own), None, memory)
+    for task, client in waiting:
+        if task.index not in told:
+            try:
+                told[task.index] = work(plan, task, client, setting.memories.get(task.client))
+            except Exception as error:
+                told[task.index] = failure(task, error)
+    return [told[task.index] for task in tasks]
+
+
+def _one_model(plan: Plan, tasks: Sequence[Task]) -> bool:
+    """Whether these tasks ask for the sums of one model: no node's own, nothing personal, no measure of a method's."""
+    return (
+        isinstance(plan.algorithm, Descent)
+        and type(plan.algorithm).measure is Descent.measure
+        and isinstance(plan.learner, EvaluatesMany)
+        and not plan.learner.init(tasks[0].seed).personal
+        and all(task.message is tasks[0].message for task in tasks)
+    )
 
 
 def spread(by_client: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:

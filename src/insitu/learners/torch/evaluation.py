@@ -92,12 +92,12 @@ class Evaluator:
         step = self._piece(state)
         pieces = (_cut(columns, slice(at, at + step)) for at in range(0, sum(lengths), step))
         each_nm = torch.cat(self._run(state, pieces, taken)).cpu().numpy()
-        # A running total, since reduceat has no sum of nothing, and a part may be empty.
-        ends = np.cumsum([0, *lengths])
-        sums_cm = np.array([each_nm[a:b].sum(0) for a, b in zip(ends[:-1], ends[1:], strict=True)]).tolist()
+        starts, full = np.cumsum([0, *lengths[:-1]]), np.flatnonzero(lengths)
+        sums_cm = np.zeros((len(parts), len(self.functions)))
+        sums_cm[full] = np.add.reduceat(each_nm, starts[full])  # which has no sum of nothing: a part may be empty
         return [
             {"examples": float(n), **dict(zip(self.functions, sums, strict=True))}
-            for n, sums in zip(lengths, sums_cm, strict=True)
+            for n, sums in zip(lengths, sums_cm.tolist(), strict=True)
         ]
 
     def _piece(self, state: Mapping[str, Tensor]) -> int:
@@ -132,8 +132,11 @@ class Evaluator:
             return None
         columns = _on(convert(data, slice(None)), device)
         if len(data) > step:  # clients' held-out parts are small, and must not take the test set's place
-            self._kept = (weakref.ref(data), device, columns)
+            self._kept = (weakref.ref(data, self._forget), device, columns)
         return columns
+
+    def _forget(self, _: Any) -> None:
+        self._kept = None
 
 
 class _Whole(nn.Module):
