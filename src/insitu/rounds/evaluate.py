@@ -14,7 +14,7 @@ from insitu.core.descent import Descent
 from insitu.core.errors import DataError
 from insitu.core.protocols import Answering, EvaluatesMany, Setting
 from insitu.core.types import Answer, Client, Context, Data, Failure, Report, Task, Update, Variables
-from insitu.rounds.client import answer, failure, work
+from insitu.rounds.client import failure, work
 from insitu.rounds.plan import Plan
 from insitu.rounds.server import Model, Server
 
@@ -91,7 +91,7 @@ def federated(server: Server, model: Model) -> tuple[dict[str, float], dict[str,
 def evaluate_block(setting: Setting, tasks: Sequence[Task]) -> list[Answer | Failure]:
     """Answers to evaluation tasks, in their order: in one go where all clients measure the same model.
 
-    What engines that take tasks block by block call. The answers are those of ``work`` but for rounding; a client whose
+    What engines that take tasks block by block call. The sums are those of ``work`` but for rounding; a client whose
     data cannot be had, or cannot stand beside the others', is measured alone or fails alone.
     """
     plan = setting.plan
@@ -109,8 +109,7 @@ def evaluate_block(setting: Setting, tasks: Sequence[Task]) -> list[Answer | Fai
         with suppress(Exception):  # one client's data may spoil a pass: then each is asked by itself, below
             sums = plan.learner.evaluate_many(variables, [holdout for _, holdout in held])
             for (task, _), own in zip(held, sums, strict=True):
-                memory = setting.memories.get(task.client)
-                told[task.index] = answer(plan, task, Update({}, {}, own), None, memory)
+                told[task.index] = Answer(task, Update({}, {}, own))
     for task, client in waiting:
         if task.index not in told:
             try:
