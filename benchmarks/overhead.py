@@ -7,8 +7,9 @@ no-op round     FedAvg whose clients take no step: each of 100 clients gives bac
                 one, and with one and observers (a line of JSON an event)
 µs a client     the pieces on the same updates, each by itself: check (``answer``: structure, NaN), fold (``fold_in``),
                 events with history and store (written behind, flushed at the end)
-evaluation      1.0 is a plain forward pass of the module over the same tensors in the same chunks with the same loss
-                and metric; central on 10,000 examples, and 1,000 clients with 5 held-out examples each
+evaluation      time of an evaluation divided by that of a plain forward pass over all examples at once, written by hand
+                with the same loss and metric; on a test set of 10,000 examples (CNN: 1,000), and on the held-out
+                examples of 1,000 clients (CNN: 100), 5 each
 
 Every figure is the median of several measurements; the ratios are of measurements that alternate.
 """
@@ -26,18 +27,22 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 import insitu
 from insitu.algorithms.fedavg import FedAvg
 from insitu.core import events
-from insitu.core.protocols import Checkpoint
+from insitu.core.protocols import Checkpoint, Setting
 from insitu.core.types import Data, Report, Task, Update, Variables
 from insitu.data import Clients
 from insitu.engines.inline import Inline
 from insitu.history import History
+from insitu.learners.torch import TorchLearner
 from insitu.observe.jsonl import JsonLines
 from insitu.rounds import evaluate as measuring
 from insitu.rounds.client import answer
+from insitu.rounds.evaluate import evaluate_block
 from insitu.rounds.fold import fold_in
 from insitu.store.sqlite import SqliteStore
 
@@ -152,6 +157,66 @@ def one_round(store: SqliteStore, history: History, n: int, state: Any) -> None:
     store.commit("run", Checkpoint(n, {"shared": state}, {}, {}))
 
 
+class Cnn(nn.Module):
+    """conv 5×5×32, pool, conv 5×5×64, pool, dense 512, 10 classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 32, 5, padding=2)
+        self.second = nn.Conv2d(32, 64, 5, padding=2)
+        self.dense = nn.Linear(7 * 7 * 64, 512)
+        self.last = nn.Linear(512, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.max_pool2d(F.relu(self.first(x.reshape(-1, 1, 28, 28))), 2)
+        x = F.max_pool2d(F.relu(self.second(x)), 2)
+        return self.last(F.relu(self.dense(x.flatten(1))))
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "LR": lambda: nn.Linear(784, 10),
+    "MLP": lambda: nn.Sequential(nn.Linear(784, 200), nn.ReLU(), nn.Linear(200, 200), nn.ReLU(), nn.Linear(200, 10)),
+    "CNN": Cnn,
+}
+
+
+def plain(module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
+    """What a researcher writes: one forward pass, loss and accuracy."""
+    with torch.no_grad():
+        output = module(x)
+        return float(F.cross_entropy(output, y, reduction="sum")), float((output.argmax(1) == y).sum())
+
+
+def ratio(work: Callable[[], Any], yardstick: Callable[[], Any], times: int = 9) -> float:
+    """CPU time of ``work`` as a fraction of the yardstick's: the median of measurements that alternate."""
+    work(), yardstick()
+    return statistics.median(cpu(work) / cpu(yardstick) for _ in range(times))
+
+
+def evaluation(name: str, n: int) -> dict[str, float]:
+    """Ratios of the central and of the clients' evaluation."""
+    rng = np.random.default_rng(0)
+    module = MODELS[name]().eval()
+    data = Data(rng.normal(size=(n, 784)).astype("float32"), rng.integers(0, 10, n))
+    x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
+    learner = TorchLearner(module)
+    variables = learner.init(0)
+    found = {
+        f"evaluation, {name} (ratio)": ratio(lambda: learner.evaluate(variables, data), lambda: plain(module, x, y))
+    }
+    plan = insitu.Plan(FedAvg(), learner)
+    few = n // 2
+    parts = np.split(np.arange(n), n // 10)  # ten examples each, five of which are held out
+    clients = Clients.from_arrays(data.x, data.y, parts, holdout=0.5)
+    message = {"shared": variables.shared, "buffers": variables.buffers}
+    tasks = [Task("r", 1, 1, "evaluate", clients.id_at(i), message, 0, i, i) for i in range(len(clients))]
+    setting = Setting(plan, clients, {}, 1, 0)
+    found[f"clients' evaluation, {name} (ratio)"] = ratio(
+        lambda: evaluate_block(setting, tasks), lambda: plain(module, x[:few], y[:few])
+    )
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=300)
@@ -165,6 +230,8 @@ def main() -> None:
             figures[f"no-op round, {label} (ms)"] = no_op(given.rounds, folder, store, observed)
         for label, value in pieces(given.rounds, folder).items():
             figures[f"{label} (µs a client)"] = value
+    for name in MODELS:
+        figures |= evaluation(name, 1000 if name == "CNN" else 10_000)
     for label, value in figures.items():
         print(f"{label:45} {value:8.2f}")
     if given.json:
