@@ -31,6 +31,7 @@ FLOORS = {
     "observe": 1,
     "rounds": 2,
     "engines": 3,
+    "bench": 4,
     "estimators": 4,
     "report": 4,
     "dashboard": 4,
@@ -54,7 +55,7 @@ FOR_EVERYONE = {"version"}
 # and "" is everywhere.
 HOMES = {
     "numpy": ("",),
-    "torch": ("learners/torch", "engines/vectorized", "engines/spmd", "compress/powersgd", "demo"),
+    "torch": ("learners/torch", "engines/vectorized", "engines/spmd", "compress/powersgd", "demo", "bench"),
     "sklearn": ("learners/sklearn", "learners/estimator", "estimators", "data/bundled", "demo"),
     "aiohttp": ("engines/https", "dashboard"),
     "sqlalchemy": ("store",),

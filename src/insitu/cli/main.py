@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from insitu.cli.bench import bench
 from insitu.cli.demo import demo
 from insitu.cli.guard import Guarded
 from insitu.cli.new import new
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 for command in (new, run, runs, show, partition, demo):
     app.command()(command)
+app.add_typer(bench)
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,157 @@
+"""Rounds of simulation, insitu and the loop by hand in turn: ``insitu bench simulate``."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from insitu.bench import floor, machine, models
+from insitu.bench.child import Child
+from insitu.bench.processes import PeakMemory
+from insitu.bench.workload import COHORT, Workload
+from insitu.core import checks
+from insitu.core.errors import PlanError
+from insitu.rounds.cohort import Uniform
+
+ROUNDS = {"lr": 30, "mlp": 20, "cnn": 4, "lstm": 5}
+"""Paired rounds by model, where none are given: half a minute to three minutes each."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured and how long.
+
+    rounds    paired rounds; None: by model
+    warmup    rounds of each before those, the first of which starts everything
+    planned   the rounds that insitu is told the run will have, on which its choices depend
+    engine    insitu's, by name with its ``options``; None: what it chooses by itself
+    clients   fewer clients than the workload's (for a quick look), of which ``cohort`` take part
+    peers     by name the command that starts an entrant (:mod:`insitu.bench.entrant`); the model's name is added
+    """
+
+    models: Sequence[str] = tuple(models.MODELS)
+    rounds: int | None = None
+    warmup: int = 2
+    planned: int = 500
+    engine: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    clients: int | None = None
+    cohort: int = COHORT
+    peers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in self.models:
+            models.make(name)
+        checks.count(warmup=self.warmup)
+        checks.count(cohort=self.cohort)
+        for name in ("rounds", "clients"):
+            if getattr(self, name) is not None:
+                checks.count(**{name: getattr(self, name)})
+        for name in self.models:
+            needed = self.warmup + (self.rounds or ROUNDS[name]) + 1
+            if self.planned < needed:
+                raise PlanError(f"planned={self.planned} rounds end before the {needed} that are measured: plan more")
+
+
+def simulate(settings: Settings, say: Say) -> dict[str, Any]:
+    """Measures every model; ``say`` hears how far it is. Returns what the JSON file holds."""
+    result: dict[str, Any] = {
+        "what": "simulate",
+        "date": time.strftime("%Y-%m-%d %H:%M"),
+        "machine": machine.describe(),
+        "planned": settings.planned,
+        "clients": settings.clients,
+        "models": {},
+    }
+    for name in settings.models:
+        data = models.data(name, settings.clients, settings.cohort)
+        rounds = settings.rounds or ROUNDS[name]
+        say(f"{name}: {len(data)} clients, {data.cohort} a round, {data.source}; {rounds} paired rounds")
+        result["models"][name] = one_model(name, data, rounds, settings, say)
+    return result
+
+
+def one_model(name: str, data: Workload, rounds: int, settings: Settings, say: Say) -> dict[str, Any]:
+    """Paired rounds of one model, and its floor."""
+    cohort = Uniform(data.cohort)
+    with ExitStack() as stack:
+        entrants = []
+        for child in _children(name, settings):
+            entrants.append(stack.enter_context(child))
+            with PeakMemory(child.pid) as memory:
+                for number in range(1, settings.warmup + 1):
+                    child.round(number, cohort.sample(len(data), 0, number).tolist())
+            child.peak = memory.peak
+            say(f"  {child.name}: ready after {child.setup:.1f} s, first round {child.seconds[0]:.1f} s")
+        steps = []
+        for number in range(settings.warmup + 1, settings.warmup + rounds + 1):
+            places = cohort.sample(len(data), 0, number)
+            steps.append(data.steps(places))
+            # Whoever goes second finds the machine as the first has left it: they take turns at that too.
+            for child in entrants if number % 2 else entrants[::-1]:
+                child.round(number, places.tolist())
+        last = settings.warmup + rounds + 1
+        for child in entrants:  # untimed, because looking at memory costs time
+            with PeakMemory(child.pid) as memory:
+                child.round(last, cohort.sample(len(data), 0, last).tolist(), count=False)
+            child.peak = max(child.peak, memory.peak)
+        yardstick = entrants[0]
+        return {
+            "clients": len(data), "cohort": data.cohort, "source": data.source, "rounds": rounds,
+            "steps": float(np.mean(steps)), "parameters": floor.COUNTS[name].parameters,
+            "floor": floor.measured(name),
+            "entrants": {child.name: _figures(child, yardstick, settings.warmup, steps) for child in entrants},
+        }  # fmt: skip
+
+
+def _children(name: str, settings: Settings) -> list[Child]:
+    size = ["--cohort", str(settings.cohort)]
+    if settings.clients is not None:
+        size += ["--clients", str(settings.clients)]
+    own = [sys.executable, "-m", "insitu.bench.entrant"]
+    engine = [] if settings.engine is None else ["--engine", settings.engine]
+    options = ["--settings", json.dumps(dict(settings.options)), "--rounds", str(settings.planned)]
+    return [
+        Child("loop", [*own, "loop", name, *size]),
+        Child("insitu", [*own, "insitu", name, *size, *engine, *options]),
+        *(Child(peer, [*command, name, *size]) for peer, command in settings.peers.items()),
+    ]
+
+
+def _figures(child: Child, yardstick: Child, warmup: int, steps: Sequence[int]) -> dict[str, Any]:
+    seconds, cpu = child.seconds[warmup:], child.cpu[warmup:]
+    pairs = [own / other for own, other in zip(seconds, yardstick.seconds[warmup:], strict=True)]
+    least, most = np.percentile(pairs, [25, 75])
+    return {
+        "wall_ratio": statistics.median(pairs),
+        "wall_ratio_quartiles": [float(least), float(most)],
+        # The kernel counts CPU in ticks of 10 ms, so a quick round's alone says little.
+        "cpu_ratio": sum(cpu) / max(sum(yardstick.cpu[warmup:]), 0.01),
+        "seconds": statistics.median(seconds),
+        "cpu_seconds": statistics.mean(cpu),
+        "cpu_ms_per_step": 1000 * sum(cpu) / sum(steps),
+        "first_round_seconds": child.seconds[0],
+        "start_seconds": max(0.0, child.seconds[0] - statistics.median(seconds)),
+        "peak_pss_bytes": child.peak,
+        "loss": child.answer.get("loss"),
+        "about": child.answer.get("about", {}),
+    }
+
+
+def write(result: Mapping[str, Any], path: Path) -> None:
+    """The result as JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    new.replace(path)
