@@ -179,7 +179,7 @@ def _groups(parts: Sequence[Data], step: int) -> Iterator[list[int]]:
 
 def _form(part: Data) -> Any:
     return tuple(
-        (path, str(column.dtype), tuple(column.shape[1:]))
+        (path, column.dtype, tuple(column.shape[1:]))
         for path, column in tree.leaves({"x": part.x, "y": part.y})
         if column is not None
     )
