@@ -76,12 +76,12 @@ def _fold(target: Any, value: Mapping[str, Any], weight: float) -> None:
     for key, x in value.items():
         if tree.is_branch(x):
             _fold(target[key], x, weight)
-        elif not arrays.is_float(x):
-            target[key] = arrays.maximum(target[key], x)
-        elif arrays.is_torch(x):
+        elif arrays.is_torch(x) and x.is_floating_point():
             target[key].add_(arrays.widen(x), alpha=weight)
-        else:
+        elif arrays.is_float(x):
             target[key] += arrays.widen(x) * weight
+        else:
+            target[key] = arrays.maximum(target[key], x)
 
 
 def alike(target: Any, value: Any, path: str, client: str) -> None:

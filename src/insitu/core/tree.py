@@ -124,7 +124,7 @@ def asnumpy(a: Tree) -> Any:
 
 def nbytes(a: Any) -> int:
     """The bytes of all leaves together: what the tree weighs on a wire, without headers."""
-    return sum([arrays.nbytes(x) if arrays.is_array(x) else 8 for x in values(a) if x is not None])
+    return sum([getattr(x, "nbytes", 8) for x in values(a) if x is not None])
 
 
 def square_norm(a: Tree) -> Array:

@@ -108,7 +108,7 @@ class Progress:
         self._bar = Bar(
             TextColumn("round"), MofNCompleteColumn(), BarColumn(bar_width=24), TextColumn("{task.fields[figures]}"),
             TextColumn("{task.fields[speed]}", style="dim"), TimeRemainingColumn(elapsed_when_finished=True),
-            console=self.console, refresh_per_second=4,
+            console=self.console, refresh_per_second=2,
         )  # fmt: skip
         self._task = self._bar.add_task("", total=event.rounds, completed=event.round, figures="", speed="")
         self._bar.start()
