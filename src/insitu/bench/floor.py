@@ -3,9 +3,10 @@
 Counted is one client's step of SGD with a batch of 10. A product [M, K] @ [K, N] is 2·M·K·N operations; a layer has
 one forward, one for its weight's gradient, and, unless it is the first, one for its input's. A convolution is the
 product of its unfolded input: M = B·H·W, K = channels·5·5, counted at the rate of a large square product, since its
-kernel may cut it as it likes; other products are timed in their shapes, alone and 16 at once. The batch is read once from memory. Every parameter is read and written
-once by the update (8 bytes), at the rate of memory where those of 16 clients at once do not fit 2 MB of cache; else at
-no cost. Not counted are activations, pooling, the loss, and everything in Python: nobody reaches the floor.
+kernel may cut it as it likes; other products are timed in their shapes, alone and 16 at once. The batch is read once
+from memory. Every parameter is read and written once by the update (8 bytes), at the rate of memory where those of 16
+clients at once do not fit 2 MB of cache; else at no cost. Not counted are activations, pooling, the loss, and
+everything in Python: nobody reaches the floor.
 """
 
 from __future__ import annotations

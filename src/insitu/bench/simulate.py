@@ -19,7 +19,7 @@ from insitu.bench.child import Child
 from insitu.bench.processes import PeakMemory
 from insitu.bench.workload import COHORT, Workload
 from insitu.core import checks
-from insitu.core.errors import PlanError
+from insitu.core.errors import EngineError, PlanError
 from insitu.rounds.cohort import Uniform
 
 ROUNDS = {"lr": 30, "mlp": 20, "cnn": 4, "lstm": 5}
@@ -73,12 +73,20 @@ def simulate(settings: Settings, say: Say) -> dict[str, Any]:
         "planned": settings.planned,
         "clients": settings.clients,
         "models": {},
+        "left_out": {},
     }
     for name in settings.models:
         data = models.data(name, settings.clients, settings.cohort)
         rounds = settings.rounds or ROUNDS[name]
         say(f"{name}: {len(data)} clients, {data.cohort} a round, {data.source}; {rounds} paired rounds")
-        result["models"][name] = one_model(name, data, rounds, settings, say)
+        try:
+            result["models"][name] = one_model(name, data, rounds, settings, say)
+        except EngineError as error:
+            # Minutes of measuring other models are not thrown away.
+            say(f"  {name} is left out: {error}")
+            result["left_out"][name] = str(error)
+    if not result["models"]:
+        raise EngineError("; ".join(result["left_out"].values()))
     return result
 
 
@@ -88,7 +96,13 @@ def one_model(name: str, data: Workload, rounds: int, settings: Settings, say: S
     with ExitStack() as stack:
         entrants = []
         for child in _children(name, settings):
-            entrants.append(stack.enter_context(child))
+            try:
+                entrants.append(stack.enter_context(child))
+            except (EngineError, OSError) as error:
+                if child.name not in settings.peers:
+                    raise
+                say(f"  {child.name} is left out: {error}")
+                continue
             with PeakMemory(child.pid) as memory:
                 for number in range(1, settings.warmup + 1):
                     child.round(number, cohort.sample(len(data), 0, number).tolist())

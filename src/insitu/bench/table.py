@@ -66,7 +66,7 @@ def notes(result: Mapping[str, Any]) -> list[str]:
             f" {bottom['memory_ms']:.2g} ms of memory; insitu chose {choices}"
         )
         found += [f"{model}: insitu said: {notice}" for notice in chosen.get("notices", [])]
-    return found
+    return found + [f"{model} is left out: {why}" for model, why in result["left_out"].items()]
 
 
 def compare(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
