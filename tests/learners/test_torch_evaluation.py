@@ -162,7 +162,7 @@ def test_data_too_large_to_be_kept_give_the_same(monkeypatch, piece):
 
 
 def test_a_learner_travels_without_what_it_kept():
-    learner, test = TorchLearner(net()), data(600)
+    learner, test = TorchLearner(net()), data(1100)
     expected = learner.evaluate(learner.init(0), test)
     for other in (pickle.loads(pickle.dumps(learner)), copy.deepcopy(learner)):
         assert other._evaluator._kept is None

@@ -1,4 +1,7 @@
-"""The interfaces, on one page. Rooms on floor 1 implement them; floors 2 and 3 know nothing else of floor 1."""
+"""The interfaces; larger because all of them stand on one page.
+
+Rooms on floor 1 implement them; floors 2 and 3 know nothing else of floor 1.
+"""
 
 from __future__ import annotations
 

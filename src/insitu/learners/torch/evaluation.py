@@ -18,7 +18,7 @@ from insitu.core import arrays, tree
 from insitu.core.types import Data
 from insitu.learners.torch.losses import Loss
 
-PIECE = {"cpu": 512}
+PIECE = {"cpu": 1024}
 """Examples in one forward pass: more of them fall out of a CPU's cache, and hold the activations of them all."""
 LARGE_PIECE = 4096
 """The same on other devices."""
