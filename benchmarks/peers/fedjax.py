@@ -53,7 +53,7 @@ def main():
     while (cohort := line.next()) is not None:
         keys, *own = jax.random.split(keys, len(cohort) + 1)
         clients = []
-        for place, key in zip(cohort, own):
+        for place, key in zip(cohort, own, strict=True):
             x, y = data.client(place)
             clients.append((str(place), fedjax.ClientDataset({"x": x, "y": y}), key))
         state, _ = algorithm.apply(state, clients)

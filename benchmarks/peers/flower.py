@@ -32,7 +32,7 @@ class One(NumPyClient):
     def fit(self, parameters, config):
         state = self.model.state_dict()
         self.model.load_state_dict(
-            {name: torch.from_numpy(value) for name, value in zip(state, parameters)}, strict=True
+            {name: torch.from_numpy(value) for name, value in zip(state, parameters, strict=True)}
         )
         x, y = (torch.from_numpy(column) for column in self.data.client(self.place))
         optimizer = torch.optim.SGD(self.model.parameters(), lr=told.workload.LR)

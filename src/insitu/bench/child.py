@@ -44,6 +44,7 @@ class Child:
             self._read()
         except BaseException:
             self._process.kill()
+            self.__exit__()
             raise
         self.setup = time.perf_counter() - began
         return self

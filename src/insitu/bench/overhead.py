@@ -31,13 +31,13 @@ from insitu.learners.torch import TorchLearner
 from insitu.observe.lines import Lines
 
 OTHERS = (
-    ("fold", "fold.py", ("fold_in",)),
-    ("reduce", "mean.py", ("merge", "finish")),
-    ("events and store", "run.py", ("_emit",)),
-    ("checkpoint", "sqlite.py", ("commit",)),
-    ("server's step", "descent.py", ("tell",)),
+    ("fold", ".py", ("fold_in", "add_stacked")),
+    ("reduce", "/mean.py", ("merge", "finish")),
+    ("events and store", "/run.py", ("_emit",)),
+    ("checkpoint", "/sqlite.py", ("commit",)),
+    ("server's step", "/descent.py", ("tell",)),
 )
-"""Label, file and functions whose time with all that they call is summed; none of them calls another of the list."""
+"""Label, how the file ends and functions whose time with all that they call is summed; none of them calls another of the list."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ def shares(data: Workload, rounds: int = 20) -> dict[str, float]:
         found[label] = sum(
             entry[3]
             for (path, _, name), entry in stats.stats.items()
-            if "insitu" in path and path.endswith("/" + file) and name in functions
+            if "insitu" in path and path.endswith(file) and name in functions
         )
     return {label: seconds / whole for label, seconds in found.items()} | {"other threads": (whole - main) / whole}
 
