@@ -37,7 +37,7 @@ OTHERS = (
     ("checkpoint", "/sqlite.py", ("commit",)),
     ("server's step", "/descent.py", ("tell",)),
 )
-"""Label, how the file ends and functions whose time with all that they call is summed; none of them calls another of the list."""
+"""Label, how the file ends and functions, whose time is summed with all that they call; none calls another of these."""
 
 
 @dataclass(frozen=True, kw_only=True)

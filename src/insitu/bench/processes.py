@@ -54,7 +54,7 @@ def pss_bytes(root: int) -> int:
 class PeakMemory:
     """Samples :func:`pss_bytes` in a thread while the block runs; ``peak`` is the largest seen, in bytes."""
 
-    def __init__(self, root: int, every: float = 0.1) -> None:
+    def __init__(self, root: int, every: float = 0.5) -> None:
         self.peak = 0
         self._root, self._every = root, every
         self._done = threading.Event()
