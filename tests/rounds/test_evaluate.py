@@ -84,7 +84,7 @@ class Broken:
         if place == 3:
             return Client(client.id, client.data, Data(client.holdout.x[:, :2], client.holdout.y))
         if place == 4:
-            return Client(client.id, client.data, Data(client.holdout.x, client.holdout.y + 7))
+            return Client(client.id, client.data, Data(client.holdout.x, np.full_like(client.holdout.y, 8)))
         return client
 
 
