@@ -12,7 +12,7 @@ METADATA := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-long check docs clean
+.PHONY: help demo test test-long check docs bench clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +40,9 @@ check: $(VENV)/.dev ## Lint, formatting and types
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(VENV)/.docs ## Build the documentation into site/; any warning is an error
 	$(BIN)/mkdocs build --strict
+
+bench: $(VENV)/.test ## Time insitu against a loop by hand (benchmarks/README.md)
+	$(BIN)/insitu bench simulate
 
 clean: ## Remove what tests, checks and builds left behind (.venv stays: remove it by hand to start afresh)
 	rm -rf site dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov

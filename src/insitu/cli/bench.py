@@ -46,6 +46,7 @@ def simulate(
     words = ["insitu bench simulate", "--quick" if quick else f"--models {models}"]
     words += [f"--{name} {value}" for name, value in (("rounds", rounds), ("engine", engine)) if value is not None]
     words += [f"--set {shlex.quote(one)}" for one in settings or []]
+    words += [f"--peer {one.partition('=')[0]}=…" for one in peer or []]
     _simulate(chosen, output, against, " ".join(words) if markdown else None)
 
 
