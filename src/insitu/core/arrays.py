@@ -79,6 +79,20 @@ def scalar(value: float, reference: Array | None) -> Array:
     return np.asarray(value, dtype=None if reference is None else reference.dtype)
 
 
+_zeros: dict[Any, Array] = {}
+
+
+def zero(reference: Array, *, whole: bool = False) -> Array:
+    """0 as an array without dimensions, of the kind, device and dtype of ``reference`` (``whole``: int64).
+
+    The same one for every caller, so that engines can tell that many clients start alike. Not to be changed.
+    """
+    key = (is_torch(reference), reference.dtype, getattr(reference, "device", None), whole)
+    if key not in _zeros:
+        _zeros[key] = like(np.asarray(0, np.int64), reference) if whole else scalar(0, reference)
+    return _zeros[key]
+
+
 def widen(x: Array) -> Array:
     """Half-precision numbers as float32, in which their sums keep their digits; all else as it is."""
     if x.dtype.itemsize >= 4 or not is_float(x):

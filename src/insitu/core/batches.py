@@ -58,6 +58,9 @@ def batches(
         order = np.tile(np.arange(n), passes)
     else:
         generator = seeds.generator(seed, round, client, "batches")
-        order = np.concatenate([generator.permutation(n) for _ in range(passes)])
-    ends = np.concatenate([ends + n * i for i in range(passes)])
+        order = generator.permutation(n)
+        if passes > 1:
+            order = np.concatenate([order, *(generator.permutation(n) for _ in range(passes - 1))])
+    if passes > 1:
+        ends = np.concatenate([ends + n * i for i in range(passes)])
     return Batches(order, ends if steps is None else ends[:steps])

@@ -160,8 +160,8 @@ class Descent(Algorithm):
         trained = {"shared": carry["shared"], "personal": carry["personal"]}
         leaf = tree.first_leaf(trained)
         carry["optimizer"] = self.optimizer_().init(trained)
-        carry["sums"] = {name: arrays.scalar(0, leaf) for name in ("examples", *learner.metric_names)}
-        carry["steps"] = arrays.like(np.asarray(0), leaf)
+        carry["sums"] = dict.fromkeys(("examples", *learner.metric_names), arrays.zero(leaf))
+        carry["steps"] = arrays.zero(leaf, whole=True)
         fixed = {
             "message": message,
             "memory": self.first_memory(message["shared"]) if own is None else own,
@@ -190,6 +190,10 @@ class Descent(Algorithm):
             fixed["frozen"],
         )
         grads, state, sums = learner.gradient(variables, batch, carry["steps"])
+        return self.advance(fixed, carry, grads, state, sums)
+
+    def advance(self, fixed: Tree, carry: Tree, grads: Tree, state: Tree, sums: Tree) -> dict[str, Any]:
+        """The half of a step that comes after the gradient."""
         message = fixed["message"]
         shared = self.correct(grads["shared"], carry["shared"], message, fixed["memory"])
         direction = {"shared": shared, "personal": grads["personal"]}
@@ -210,6 +214,12 @@ class Descent(Algorithm):
             "sums": tree.map(lambda old, new: old + arrays.cast(new, old), carry["sums"], sums),
             "steps": carry["steps"] + 1,
         }
+
+    def plain(self) -> bool:
+        """Whether a step is w ← w − lr·g and nothing else: then it can be taken in one go with the gradient."""
+        own = type(self)
+        untouched = own.correct is Descent.correct and own.step is Descent.step and own.advance is Descent.advance
+        return untouched and self.clip_() is None and self.optimizer_() == Sgd()
 
     def close(self, learner: GradientLearner, job: Job, end: dict[str, Any]) -> tuple[Update, Tree | None]:
         """The client's update and new memory after its last step."""

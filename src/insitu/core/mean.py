@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+import numpy as np
+
 from insitu.core import arrays, tree
 from insitu.core.errors import UpdateError
 from insitu.core.protocols import Reduce
@@ -43,6 +45,18 @@ class Mean(Reduce):
                 accumulator["value"][part] = tree.map(lambda x, w=weight: _weighted(x, w), value)
             accumulator["weight"][part] = accumulator["weight"].get(part, 0.0) + weight
         accumulator["clients"] += 1
+        return accumulator
+
+    def add_stacked(self, accumulator: Sum, value: dict[str, Any], weight: Mapping[str, list[float]]) -> Sum:
+        """K updates at once: every leaf has K in front, every part K weights. Tensors of floats only."""
+        for part, stack in value.items():
+            total = accumulator["value"].setdefault(
+                part, tree.map(lambda x: arrays.zeros_like(arrays.widen(x[0])), stack)
+            )
+            factors = tree.map(lambda x, w=weight[part]: arrays.cast(np.asarray(w), x), total)
+            tree.map(lambda s, x, w: s.view(-1).addmv_(arrays.widen(x).flatten(1).mT, w), total, stack, factors)
+            accumulator["weight"][part] = accumulator["weight"].get(part, 0.0) + sum(weight[part])
+        accumulator["clients"] += len(next(iter(weight.values())))
         return accumulator
 
     def merge(self, accumulator: Sum, other: Sum) -> Sum:

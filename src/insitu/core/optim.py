@@ -172,9 +172,14 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 }
 
 
+_MADE: dict[str, Optimizer] = {}
+
+
 def optimizer(choice: str | Optimizer, argument: str = "optimizer") -> Optimizer:
     """An optimiser by its name, or the one given; ``argument`` is what an error calls it."""
     if isinstance(choice, Optimizer):
         return choice
-    checks.one_of(tuple(OPTIMIZERS), **{argument: choice})
-    return OPTIMIZERS[choice]()
+    if choice not in _MADE:
+        checks.one_of(tuple(OPTIMIZERS), **{argument: choice})
+        _MADE[choice] = OPTIMIZERS[choice]()
+    return _MADE[choice]

@@ -174,6 +174,36 @@ class EvaluatesMany(Learner, Protocol):
         ...
 
 
+class StackedGradient(Protocol):
+    """A learner's gradient for K clients at once: K stands in front of every shape, what is frozen is not stacked."""
+
+    def gradient(
+        self, variables: Variables, batch: Batch, step: Any
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """As :meth:`GradientLearner.gradient`: batch ``x`` [K, B, …], ``weight`` [K, B], ``seed`` and ``step`` [K].
+
+        The batch has ``share`` [K, B] as well: an example's share in the mean of its client's batch.
+        """
+        ...
+
+    def descend(self, variables: Variables, batch: Batch, step: Any, lr: float) -> dict[str, Any]:
+        """w ← w − lr·g in place for all that is trained; the metric sums [K]. Raises before anything is changed."""
+        ...
+
+
+@runtime_checkable
+class Stackable(Protocol):
+    """What a learner may offer beside ``gradient``, for engines that advance many clients at once."""
+
+    def stacked(self) -> StackedGradient | str:
+        """The gradient of many clients, or why this model has none; the engine tries it before it trusts it."""
+        ...
+
+    def mapped(self) -> GradientLearner:
+        """The learner with a ``gradient`` that ``torch.func.vmap`` can be applied to."""
+        ...
+
+
 @runtime_checkable
 class FitLearner(Learner, Protocol):
     """A black box: turns (variables, data) into fitted variables."""

@@ -11,7 +11,7 @@ import torch
 from insitu.core import arrays, checks, tree
 from insitu.core.descent import Descent
 from insitu.core.errors import EngineError
-from insitu.core.protocols import Engine, GradientLearner, Setting
+from insitu.core.protocols import Engine, GradientLearner, Setting, Stackable
 from insitu.engines.vectorized.session import VectorizedSession
 
 COMPILE_FROM = 20_000
@@ -91,6 +91,8 @@ class Vectorized(Engine):
         plan, clients = setting.plan, setting.clients
         if plan.learner.mixes or (shutil.which("g++") is None and shutil.which("clang++") is None):
             return False
+        if isinstance(plan.learner, Stackable) and not isinstance(plan.learner.stacked(), str):
+            return False  # stacked layers need no compiler to be fast
         cohort = plan.buffered.size if plan.buffered else len(plan.cohort.sample(len(clients), setting.seed, 1))
         examples = clients.size_at(0) or 100
         work = plan.algorithm.work()

@@ -1,10 +1,9 @@
-"""The vectorised engine at work: continuous batching of clients over lanes, block by block."""
+"""The vectorised engine at work: a block of clients becomes waves, a wave's clients are trained side by side."""
 
 from __future__ import annotations
 
-from collections import deque
+import gc
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -12,146 +11,179 @@ import torch
 
 from insitu.core import tree
 from insitu.core.descent import Descent, Job
-from insitu.core.errors import UpdateError
 from insitu.core.protocols import Setting
-from insitu.core.types import Answer, Client, Failure, Folded, Report, Task
+from insitu.core.types import Answer, Client, Failure, Folded, Task
 from insitu.engines.inline import attempt
-from insitu.engines.vectorized.lanes import Lanes
+from insitu.engines.vectorized.lanes import Finished, Lanes
+from insitu.engines.vectorized.together import Together, can_fold_together
+from insitu.engines.vectorized.wave import Shelf, Wave, form, width
 from insitu.rounds.client import answer, failure
-from insitu.rounds.fold import fold_in
+from insitu.rounds.evaluate import evaluate_block
 
-
-@dataclass(frozen=True)
-class Entry:
-    """A client that waits for a lane: its task, itself, its memory before the task."""
-
-    task: Task
-    client: Client
-    memory: Any
+Told = Answer | Failure
+Sums = dict[int, Together]
+"""Block → its sum."""
 
 
 class VectorizedSession:
-    """Takes blocks of tasks; when a lane's client has finished, the lane takes the block's next client."""
+    """Takes blocks of tasks. What comes out of one depends on the block and the number of lanes, on nothing else."""
 
     def __init__(self, setting: Setting, choices: dict[str, Any]) -> None:
         self.setting, self.choices = setting, choices
         self.plan = setting.plan
-        algorithm: Descent = self.plan.algorithm
-        self.lanes = Lanes(algorithm, self.plan.learner, choices["lanes"], choices["device"], choices["compile"])
+        self._algorithm: Descent = self.plan.algorithm
+        fixed_lanes = choices["lanes"] if choices["compile"] else None
+        self.lanes = Lanes(self._algorithm, self.plan.learner, choices["device"], compiled=fixed_lanes)
         self._proven = False
-        self._form: Any = None
-        self._memories: dict[str, Any] = {}
+        self._shelf = Shelf()
         # A resumed run sums with as many threads as before: another number may give other bits.
         self._threads = torch.get_num_threads()
         if self._threads != choices["threads"]:
             torch.set_num_threads(choices["threads"])
 
     def run(self, work: Iterable[Task]) -> Iterator[Answer | Folded | Failure]:
-        for (kind, _), tasks in groupby(work, key=lambda task: (task.kind, task.block)):
-            if kind != "train" or self.choices.get("sequential"):
-                for task in tasks:
-                    yield attempt(self.setting, task)
+        for tasks in joined(work, self.choices["lanes"]):
+            kind = tasks[0].kind
+            if kind == "evaluate":
+                yield from evaluate_block(self.setting, tasks)
+            elif kind != "train" or self.choices.get("sequential"):
+                yield from (attempt(self.setting, task) for task in tasks)
             else:
-                yield from self._block(list(tasks))
+                yield from self._blocks(tasks)
 
     def close(self) -> None:
         """Lets go of the lanes' memory."""
-        del self.lanes
+        del self.lanes, self._shelf
         if self._threads != self.choices["threads"]:
             torch.set_num_threads(self._threads)
 
-    def _block(self, tasks: Sequence[Task]) -> Iterator[Answer | Folded | Failure]:
-        """One block, longest client first so that lanes end together; the order depends on the block alone."""
-        self.lanes.drop_all()  # a block that was closed early leaves its clients behind
-        ready, told = self._load(tasks)
-        queue = deque(sorted(ready, key=lambda entry: -len(entry.client.data)))
-        self.lanes.start_block([task.message for task in tasks], self.plan.algorithm.work().batch_size)
-        if self._one_at_a_time():
-            # In the cohort's order, so that a round that is complete before all were heard has the same clients.
-            told.extend(self._train(queue))
+    def _blocks(self, tasks: Sequence[Task]) -> Iterator[Answer | Folded | Failure]:
+        """One block, or several that fit into the lanes together. Each is summed by itself, as if it were alone."""
+        sums = {task.block: Together(self.plan) for task in tasks}
+        told = self._told(tasks, sums)
+        if self.plan.reduce.needs == "each" or self.plan.stops_early():
+            # Passed on as they are, where each is needed or some may turn out not to be: in the cohort's order, so
+            # that a round that is complete before all were heard has the same clients.
             yield from sorted(told, key=lambda item: item.index if isinstance(item, Failure) else item.task.index)
             return
-        accumulator, reports = self.plan.reduce.zero(), list[Report]()
-        for item in (*told, *self._train(queue)) if told else self._train(queue):
-            if isinstance(item, Answer):
-                try:
-                    accumulator = fold_in(self.plan, accumulator, item)
-                except UpdateError as error:
-                    yield failure(item.task, error)
-                else:
-                    reports.append(item.report())
-            else:
+        for item in told:
+            if isinstance(item, Failure):
                 yield item
-        if reports:
-            yield Folded(tasks[0].block, _to_cpu(accumulator), reports)
+            elif (refused := sums[item.task.block].add(item)) is not None:
+                yield refused
+        for block, together in sums.items():
+            if together.reports:
+                yield Folded(block, _to_cpu(together.accumulator), together.reports)
 
-    def _one_at_a_time(self) -> bool:
-        """Whether answers are passed on as they are: where each is needed, or some may turn out not to be."""
-        return bool(self.plan.reduce.needs == "each" or self.plan.stops_early())
-
-    def _load(self, tasks: Sequence[Task]) -> tuple[list[Entry], list[Answer | Failure]]:
-        """The clients of a block with their data, and the failures of those that have none to give."""
-        ready: list[Entry] = []
-        told: list[Answer | Failure] = []
+    def _told(self, tasks: Sequence[Task], sums: Sums) -> Iterator[Told]:
+        """What the clients say, but for those whose updates are summed as they stand in their lanes."""
+        clients: list[tuple[Task, Client]] = []
         for task in tasks:
             try:
-                client = self.setting.clients.at(task.place)
-                ready.append(Entry(task, client, self.setting.memories.get(task.client)))
+                clients.append((task, self.setting.clients.at(task.place)))
             except Exception as error:
-                told.append(failure(task, error))
-        return ready, told
-
-    def _seat(self, entry: Entry, lane: int) -> Answer | Failure | None:
-        """Gives a client a lane. Returns its answer or failure where it cannot have one.
-
-        Its task is opened here and not before: a block of clients must not be a block of models.
-        """
-        try:
-            own = (entry.memory or {}).get("algorithm")
-            job = self.plan.algorithm.open(entry.task, entry.client, self.plan.learner, own)
-            columns = self.plan.learner.batch(entry.client.data, slice(None))
-        except Exception as error:
-            return failure(entry.task, error)
-        self._form = self._form or _form(columns)
-        if _form(columns) != self._form:
-            return attempt(self.setting, entry.task)  # its columns cannot stand beside the others'
-        self.lanes.put(lane, job, columns)
-        self._memories[entry.task.client] = entry.memory
-        return None
-
-    def _train(self, queue: deque[Entry]) -> Iterator[Answer | Failure]:
-        self._form, self._memories = None, {}
-        while queue or self.lanes.busy():
-            while queue and (lane := self.lanes.free()) is not None:
-                if (told := self._seat(queue.popleft(), lane)) is not None:
-                    yield told
-            if not self.lanes.busy():
+                yield failure(task, error)
+        # Of about one length, clients end together; the order depends on the block alone.
+        clients.sort(key=lambda entry: -len(entry[1].data))
+        while clients:
+            if self.choices.get("sequential"):
+                yield from (attempt(self.setting, task) for task, _ in clients)
                 return
+            waves = -(-len(clients) // self.choices["lanes"])
+            some = -(-len(clients) // waves)
+            batch, clients = clients[:some], clients[some:]
+            yield from self._some(batch, sums)
+
+    def _some(self, clients: Sequence[tuple[Task, Client]], sums: Sums) -> Iterator[Told]:
+        """As many clients as there are lanes. Their tasks are opened here: a block must not be a block of models."""
+        jobs: list[tuple[Job, Any]] = []
+        for task, client in clients:
             try:
-                finished = self.lanes.step()
-                self._proven = True
+                own = (self.setting.memories.get(task.client) or {}).get("algorithm")
+                job = self._algorithm.open(task, client, self.plan.learner, own)
+                jobs.append((job, self.plan.learner.batch(client.data, slice(None))))
             except Exception as error:
-                yield from self._one_by_one(error, queue)
-                return
-            for lane in finished:
-                job, end = self.lanes.take(lane)
-                yield self._close(job, end, self._memories.pop(job.task.client))
+                yield failure(task, error)
+        size, mixes = self._algorithm.work().batch_size, self.plan.learner.mixes
 
-    def _close(self, job: Job, end: Any, memory: Any) -> Answer | Failure:
+        def kin(entry: tuple[Job, Any]) -> Any:
+            return width(entry[0], size, mixes), form(entry[1])
+
+        for (padded, _), alike in groupby(jobs, key=kin):
+            chosen = list(alike)
+            yield from self._wave([job for job, _ in chosen], [columns for _, columns in chosen], padded, sums)
+
+    def _wave(self, jobs: Sequence[Job], columns: Sequence[Any], size: int, sums: Sums) -> Iterator[Told]:
+        left = {job.task.client: job for job in jobs}
         try:
-            update, own = self.plan.algorithm.close(self.plan.learner, job, end)
-            if self._one_at_a_time():
+            wave = Wave(jobs, columns, size, self.lanes.device, self._shelf)
+            if not self.lanes.kind:
+                self._choose(wave)
+            for finished in self.lanes.train(wave):
+                self._proven = True
+                for job in finished.jobs:
+                    del left[job.task.client]
+                yield from self._finish(finished, sums)
+        except Exception as error:
+            waiting = list(left.values())
+            if _out_of_memory(error) and len(waiting) > 1:
+                yield from self._narrower(waiting, sums)
+            else:
+                yield from self._one_by_one(error, waiting)
+
+    def _choose(self, wave: Wave) -> None:
+        given = self.choices.get("step") or ("mapped" if self.choices["compile"] else "")
+        reason = self.lanes.choose(given, wave)
+        self.choices["step"] = self.lanes.kind
+        if reason and not given:
+            self.choices["step_because"] = reason
+
+    def _finish(self, finished: Finished, sums: Sums) -> Iterator[Told]:
+        if finished.message is not None and can_fold_together(self.plan, finished):
+            for block in dict.fromkeys(job.task.block for job in finished.jobs):
+                yield from sums[block].add_all(finished.of_block(block))
+            return
+        for k, job in enumerate(finished.jobs):
+            yield self._close(job, tree.map(lambda x, k=k: x[k], finished.end), finished.message)
+
+    def _close(self, job: Job, end: Any, message: Any) -> Told:
+        try:
+            fixed = {
+                **job.fixed,
+                "message": self._here(job.fixed["message"]) if message is None else message,
+                "memory": self._here(job.fixed["memory"] or {}) or None,
+            }
+            job = Job(job.task, job.client, job.batches, fixed, job.carry, job.dropout)
+            update, own = self._algorithm.close(self.plan.learner, job, end)
+            if self.plan.reduce.needs == "each" or self.plan.stops_early():
                 # The lane's memory is used again, so what leaves is a copy.
                 update = type(update)(_to_cpu(tree.copy(update.value)), update.weight, update.metrics)
             own = None if own is None else _to_cpu(tree.copy(own))
-            return answer(self.plan, job.task, update, own, memory)
+            return answer(self.plan, job.task, update, own, self.setting.memories.get(job.task.client))
         except Exception as error:
             return failure(job.task, error)
 
-    def _one_by_one(self, error: Exception, queue: deque[Entry]) -> Iterator[Answer | Failure]:
+    def _here(self, a: Any) -> Any:
+        return tree.map(lambda x: x.to(self.lanes.device) if isinstance(x, torch.Tensor) else x, a)
+
+    def _narrower(self, waiting: Sequence[Job], sums: Sums) -> Iterator[Told]:
+        """Half as many lanes, from here on, where so many do not fit into memory."""
+        lanes = max(1, len(waiting) // 2)
+        self.setting.notify(
+            f"{len(waiting)} lanes do not fit into the memory of {self.lanes.device}: going on with {lanes};"
+            f" Vectorized(lanes={lanes}) says so from the start"
+        )
+        self.choices["lanes"] = lanes
+        gc.collect()
+        if self.lanes.device.type == "cuda":
+            torch.cuda.empty_cache()
+        entries = [(job.task, job.client) for job in waiting]
+        for at in range(0, len(entries), lanes):
+            yield from self._some(entries[at : at + lanes], sums)
+
+    def _one_by_one(self, error: Exception, waiting: Sequence[Job]) -> Iterator[Told]:
         """A step of all lanes failed: each client is run alone, which either works or shows whose fault it is."""
-        tasks = [*(job.task for job in self.lanes.drop_all()), *(entry.task for entry in queue)]
-        told = [attempt(self.setting, task) for task in tasks]
+        told = [attempt(self.setting, job.task) for job in waiting]
         if not self._proven and any(isinstance(item, Answer) for item in told):
             self.choices["sequential"] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
             self.setting.notify(
@@ -160,10 +192,23 @@ class VectorizedSession:
         yield from told
 
 
+def joined(work: Iterable[Task], lanes: int) -> Iterator[list[Task]]:
+    """Blocks of tasks of one kind, several together as long as they fit into the lanes."""
+    held: list[Task] = []
+    for (kind, _), block in groupby(work, key=lambda task: (task.kind, task.block)):
+        tasks = list(block)
+        if held and (held[0].kind != kind or len(held) + len(tasks) > lanes):
+            yield held
+            held = []
+        held.extend(tasks)
+    if held:
+        yield held
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed: torch says so by type on a GPU, and in words on a CPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
 def _to_cpu(value: Any) -> Any:
     return tree.map(lambda x: x.cpu() if isinstance(x, torch.Tensor) else x, value)
-
-
-def _form(columns: Any) -> Any:
-    """Dtypes and shapes of one example: clients whose forms differ cannot share a stack."""
-    return [(path, column.dtype, tuple(column.shape[1:])) for path, column in tree.leaves(columns)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from insitu.core.part import plain
 from insitu.core.types import Client, Data, Schema, Variables
 from insitu.learners.torch.dropout import Masks
 from insitu.learners.torch.evaluation import Evaluator
-from insitu.learners.torch.losses import LOSSES, METRICS, Loss
+from insitu.learners.torch.losses import Loss, named_loss, named_metrics
 from insitu.learners.torch.roles import Roles, roles_of
 from insitu.learners.torch.stacked import Stacked, stacked
 
@@ -52,8 +51,8 @@ class TorchLearner:
         for role, patterns in (("personal", personal), ("frozen", frozen)):
             if isinstance(patterns, str):
                 raise PlanError(f"{role}={patterns!r}: give a tuple, ({patterns!r},)")
-        self._loss_name, self._loss = _named_loss(loss)
-        self._metrics = _named_metrics(metrics, self._loss_name)
+        self._loss_name, self._loss = named_loss(loss)
+        self._metrics = named_metrics(metrics, self._loss_name)
         self.metric_names = ("loss", *self._metrics)
         self._make = None if isinstance(module, nn.Module) else module
         self._module = _built(module, 0)
@@ -64,6 +63,7 @@ class TorchLearner:
         self._outputs: int | None = None
         self._draws: bool | None = None
         self._random = False
+        self._mapped = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_start": {}, "_evaluator": Evaluator(self._module, self._evaluator.functions)}
@@ -119,12 +119,20 @@ class TorchLearner:
             mean, sums = self._sums(output, batch["y"], batch["weight"])
             return mean, (sums, {name: buffer.detach() for name, buffer in buffers.items()})
 
-        grads, (_, (sums, buffers)) = grad_and_value(mean_loss, has_aux=True)(trained, batch["x"])
+        # A transform can be transformed again, and its first use takes two seconds to import a compiler.
+        differentiate = grad_and_value(mean_loss, has_aux=True) if self._mapped else _differentiated(mean_loss)
+        grads, (_, (sums, buffers)) = differentiate(trained, batch["x"])
         state = {
             "buffers": {k: buffers[k] for k in variables.buffers},
             "personal": {k: buffers[k] for k in personal["buffers"]},
         }
         return grads, state, sums
+
+    def mapped(self) -> TorchLearner:
+        """This learner with a ``gradient`` that ``torch.func.vmap`` can be applied to."""
+        learner = copy.copy(self)
+        learner._mapped = True
+        return learner
 
     def stacked(self) -> Stacked | str:
         """The same gradient for many clients at once, or the reason why this module has none."""
@@ -295,6 +303,19 @@ class TorchLearner:
         return tensor
 
 
+def _differentiated(function: Callable[..., tuple[Tensor, Any]]) -> Callable[..., Any]:
+    """``grad_and_value(function, has_aux=True)`` by plain autograd, for trees {"shared": …, "personal": …}."""
+
+    def differentiate(trained: dict[str, Any], x: Any) -> tuple[Any, Any]:
+        leaves = tree.map(lambda w: w.detach().requires_grad_(), trained)
+        mean, aux = function(leaves, x)
+        inputs = tree.values(leaves)
+        found = iter(torch.autograd.grad(mean, inputs, allow_unused=True))
+        return tree.map(lambda w: torch.zeros_like(w) if (g := next(found)) is None else g, leaves), (mean, aux)
+
+    return differentiate
+
+
 def _built(module: Any, seed: int) -> nn.Module:
     if isinstance(module, nn.Module):
         return copy.deepcopy(module)
@@ -306,36 +327,6 @@ def _built(module: Any, seed: int) -> nn.Module:
     if not isinstance(made, nn.Module):
         raise PlanError(f"{plain(module)} returned {type(made).__name__}: it must make a torch.nn.Module")
     return made
-
-
-def _named_loss(loss: str | Loss) -> tuple[str | None, Loss]:
-    if isinstance(loss, str):
-        if loss not in LOSSES:
-            raise PlanError(f"loss={loss!r} is not known: use {', '.join(LOSSES)} or a callable (output, y) → [B]")
-        return loss, LOSSES[loss]
-    if not callable(loss):
-        raise PlanError(f"loss={loss!r} is neither a name ({', '.join(LOSSES)}) nor a callable (output, y) → [B]")
-    if inspect.isclass(loss):
-        raise PlanError(f"loss={loss.__name__} is a class: give an instance made with reduction='none'")
-    return None, loss
-
-
-def _named_metrics(metrics: Sequence[str | Loss] | None, loss: str | None) -> dict[str, Loss]:
-    if isinstance(metrics, str):
-        raise PlanError(f"metrics={metrics!r}: give a tuple, ({metrics!r},)")
-    known = METRICS.get(loss or "", {})
-    if metrics is None:
-        return {} if loss == "mse" else dict(known)
-    named: dict[str, Loss] = {}
-    for metric in metrics:
-        if isinstance(metric, str):
-            every = {**METRICS["cross_entropy"], **METRICS["mse"], **known}
-            if metric not in every:
-                raise PlanError(f"metric {metric!r} is not known: use {', '.join(every)} or a callable")
-            named[metric] = every[metric]
-        else:
-            named[getattr(metric, "__name__", type(metric).__name__)] = metric
-    return named
 
 
 def _shape(x: Any) -> Any:

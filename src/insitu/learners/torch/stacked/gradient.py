@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from insitu.learners.torch.dropout import Masks, keep_by_lane
-from insitu.learners.torch.losses import Loss
+from insitu.learners.torch.losses import Loss, cross_entropy, cross_entropy_gradient
 from insitu.learners.torch.stacked.context import Lanes
 from insitu.learners.torch.stacked.layers import Conv, Embedding, GroupNorm, Layer, LayerNorm, Linear
 from insitu.learners.torch.stacked.recurrent import Gru, Lstm, Plain
@@ -47,22 +47,19 @@ class Stacked:
         """As a learner's ``gradient``, with K in front of every shape; what is frozen is not stacked."""
         shared, personal = variables.shared, variables.personal.get("params", {})
         leaves = [x.detach().requires_grad_() for x in (*shared.values(), *personal.values())]
-        self._hold({name: x for name, x in zip((*shared, *personal), leaves, strict=True)}, variables, None)
-        mean, sums = self._forward(batch, step)
-        grads = torch.autograd.grad(mean, leaves, allow_unused=True)
+        self._hold(dict(zip((*shared, *personal), leaves, strict=True)), variables, None)
+        output, seed, sums = self._forward(batch, step)
+        grads = torch.autograd.grad(output, leaves, seed, allow_unused=True)
         full = [torch.zeros_like(x) if g is None else g for g, x in zip(grads, leaves, strict=True)]
-        split = len(shared)
-        return (
-            {"shared": dict(zip(shared, full[:split], strict=True)), "personal": dict(zip(personal, full[split:], strict=True))},
-            {"buffers": {}, "personal": {}},
-            sums,
-        )  # fmt: skip
+        own = full[len(shared) :]
+        both = {"shared": dict(zip(shared, full, strict=False)), "personal": dict(zip(personal, own, strict=True))}
+        return both, {"buffers": {}, "personal": {}}, sums
 
     def descend(self, variables: Any, batch: Mapping[str, Any], step: Tensor, lr: float) -> dict[str, Tensor]:
         """w ← w − lr·g, in place, for every trained parameter; returns the metric sums [K]."""
         self._hold({**variables.shared, **variables.personal.get("params", {})}, variables, lr)
-        mean, sums = self._forward(batch, step)
-        mean.backward()
+        output, seed, sums = self._forward(batch, step)
+        torch.autograd.backward(output, seed)
         return sums
 
     def _hold(self, tensors: Mapping[str, Tensor], variables: Any, lr: float | None) -> None:
@@ -77,7 +74,8 @@ class Stacked:
                     state[name].copy_(tensor)
             self._frozen = variables.frozen
 
-    def _forward(self, batch: Mapping[str, Any], step: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _forward(self, batch: Mapping[str, Any], step: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+        """What is to be differentiated, with its own gradient, and the metric sums."""
         weight = batch["weight"]
         self.lanes.count = len(weight)
         for layer in self._layers:
@@ -96,18 +94,24 @@ class Stacked:
                 layer.again = layer.again or layer.calls > 1
         elif any(layer.calls > 1 and not layer.again for layer in self._layers):
             raise RuntimeError("a layer is used more often than in the first pass: its steps cannot be fused")
-        return self._sums(output, y, weight)
+        return self._sums(output, y, batch)
 
-    def _sums(self, output: Any, y: Tensor, weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        examples = weight.sum(1)
-        losses = self._loss(output, y).view(weight.shape) * weight
-        loss = losses.sum(1)
-        # An idle lane weighs nothing; its gradient must not be NaN.
-        mean = (loss / examples.clamp(min=torch.finfo(examples.dtype).tiny)).sum()
-        sums = {"examples": examples, "loss": loss.detach()}
+    def _sums(
+        self, output: Any, y: Tensor, batch: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+        weight, seed = batch["weight"], None
+        if self._loss is cross_entropy and isinstance(output, Tensor) and output.dim() == 2 and y.dim() == 1:
+            losses, seed = cross_entropy_gradient(output.detach(), y, batch["share"].flatten())
+            losses = losses.view(weight.shape)
+        else:
+            losses = self._loss(output, y).view(weight.shape)
+        sums = {"examples": weight.sum(1), "loss": (losses.detach() * weight).sum(1)}
         for name, metric in self._metrics.items():
-            sums[name] = (metric(output, y).detach().view(weight.shape) * weight).sum(1)
-        return mean, sums
+            with torch.no_grad():
+                sums[name] = (metric(output, y).view(weight.shape) * weight).sum(1)
+        if seed is not None:
+            return output, seed, sums
+        return (losses * batch["share"]).sum(), None, sums
 
     def _swapped(self, module: nn.Module, prefix: str, trained: set[str]) -> nn.Module:
         """The module with stacked layers where it has trained parameters. Raises ValueError where there is no such."""

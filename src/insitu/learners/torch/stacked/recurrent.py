@@ -18,10 +18,10 @@ from insitu.learners.torch.stacked.layers import Layer
 
 
 class _Lstm(Function):
-    """One direction of one layer (Hochreiter and Schmidhuber 1997, with forget gates). Gates: input, forget, cell, output.
+    """One direction of one LSTM layer (Hochreiter and Schmidhuber 1997, with forget gates).
 
-    gates [K, T, B, 4H] the input's share with both biases; recurrent [K, 4H, H]; first, cell [K, B, H]
-    → outputs [K, T, B, H], last cell [K, B, H]
+    gates [K, T, B, 4H] (input, forget, cell, output) the input's share with both biases; recurrent [K, 4H, H];
+    first, cell [K, B, H] → outputs [K, T, B, H], last cell [K, B, H]
     """
 
     @staticmethod

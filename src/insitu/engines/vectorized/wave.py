@@ -1,0 +1,184 @@
+"""Wave: K clients of a block that are trained side by side, and the batches of all their steps.
+
+Shapes: K lanes, one a client, longest first, so that those at work in step t are always the first n_t; B examples a
+batch. The batches of all steps stand behind each other in the order in which they are used, ``[Σ n_t, B, …]``, and are
+gathered a stretch of steps at a time, with one call for all lanes: a step reads one piece of memory and copies nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from insitu.core import tree
+from insitu.core.descent import Job
+
+STRETCH = 4 * 2**20
+"""Bytes of examples that are gathered at a time, so far as one step does not need more: they stay in the cache."""
+
+
+class Shelf:
+    """Memory that waves write to one after another: fresh memory costs a page fault every four kilobytes."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
+
+    def take(self, name: str, shape: Sequence[int], like: Tensor, device: torch.device) -> Tensor:
+        """Memory of this shape and the dtype of ``like``; it is whatever the last wave left there."""
+        key, size = (name, like.dtype, device), math.prod(shape)
+        if key not in self._held or self._held[key].numel() < size:
+            self._held[key] = torch.empty(size, dtype=like.dtype, device=device)
+        return self._held[key][:size].view(*shape)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One step: the first ``lanes`` lanes and their batches [n, B, …]; ``sizes`` [n] are the batches' own lengths."""
+
+    lanes: int
+    batch: dict[str, Any]
+    sizes: np.ndarray
+
+
+class Wave:
+    """Some clients' jobs, sorted by their number of steps, longest first."""
+
+    def __init__(
+        self, jobs: Sequence[Job], columns: Sequence[Any], size: int, device: torch.device, shelf: Shelf
+    ) -> None:
+        """``columns``: each client's examples, [n, …] a column. ``size``: B."""
+        order = sorted(range(len(jobs)), key=lambda k: -len(jobs[k].batches))
+        self.jobs = [jobs[k] for k in order]
+        self.size, self.device = size, device
+        self.steps = np.array([len(job.batches) for job in self.jobs])
+        parts = [columns[k] for k in order]
+        self._shelf = shelf
+        self._columns = {name: self._joint(name, *(part[name] for part in parts)) for name in parts[0]}
+        self._seeds = torch.tensor([job.dropout for job in self.jobs], device=device)
+        self._dtype = tree.first_leaf({"s": self.jobs[0].carry["shared"], "p": self.jobs[0].carry["personal"]}).dtype
+
+    def counts(self) -> Any:
+        """n_t for every step: how many clients have not finished before it [T]."""
+        return (self.steps[None, :] > np.arange(self.steps[0])[:, None]).sum(1)
+
+    def turns(self, pad_to: int | None = None) -> Iterator[Turn]:
+        """All steps in order. ``pad_to``: so many lanes at every step, idle ones with batches that weigh nothing."""
+        counts = self.counts()
+        rows, sizes = self._plan()
+        if pad_to is not None:
+            rows, sizes = _widened(rows, pad_to), _widened(sizes, pad_to)
+            counts = np.full(len(counts), pad_to)
+        at = 0
+        for until in self._stretches(counts):
+            active = np.arange(rows.shape[1]) < counts[at:until, None]
+            yield from self._stretch(rows[at:until][active], sizes[at:until][active], counts[at:until])
+            at = until
+
+    def stacked(self, trees: Sequence[Any]) -> Any:
+        """Trees of the clients, in the order of ``jobs``, as one with K in front of every leaf."""
+        return tree.map(lambda *leaves: _stack(leaves, self.device), *trees)
+
+    def _joint(self, name: str, *parts: Any) -> Any:
+        """The clients' columns below each other, on the device."""
+        if isinstance(parts[0], Mapping):
+            return {key: self._joint(f"{name}/{key}", *(part[key] for part in parts)) for key in parts[0]}
+        if len(parts) == 1:
+            return parts[0].to(self.device)
+        rows = sum(len(part) for part in parts)
+        held = self._shelf.take(f"all {name}", (rows, *parts[0].shape[1:]), parts[0], parts[0].device)
+        return torch.cat(parts, out=held).to(self.device)
+
+    def _gathered(self, name: str, column: Any, index: Tensor, shape: Sequence[int]) -> Any:
+        """Rows of a column, [*shape, …]."""
+        if isinstance(column, Mapping):
+            return {key: self._gathered(f"{name}/{key}", part, index, shape) for key, part in column.items()}
+        held = self._shelf.take(f"now {name}", (len(index), *column.shape[1:]), column, self.device)
+        return torch.index_select(column, 0, index, out=held).view(*shape, *column.shape[1:])
+
+    def _plan(self) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of each step's batches [T, K, B] in the joint columns, and the batches' lengths [T, K].
+
+        A batch with fewer examples is filled up with its last one again, which weighs nothing: so no lane ever sees
+        what is not its client's.
+        """
+        rows = np.zeros((self.steps[0], len(self.jobs), self.size), dtype=np.int64)
+        sizes = np.zeros(rows.shape[:2], dtype=np.int64)
+        place = np.arange(self.size)
+        offset = 0
+        for lane, job in enumerate(self.jobs):
+            stops = job.batches.ends
+            starts = np.concatenate([[0], stops[:-1]])
+            inside = np.minimum(starts[:, None] + place, stops[:, None] - 1)
+            rows[: len(stops), lane] = job.batches.order[inside] + offset
+            sizes[: len(stops), lane] = stops - starts
+            offset += len(job.client.data)
+        return rows, sizes
+
+    def _stretches(self, counts: np.ndarray) -> list[int]:
+        """Where to cut the steps, so that each stretch's examples are few enough bytes."""
+        example = sum(c.element_size() * max(1, c[:1].numel()) for c in tree.values(self._columns))
+        most = max(1, STRETCH // (example * self.size))
+        ends, held = [], 0
+        for t, count in enumerate(counts):
+            if held and held + count > most:
+                ends.append(t)
+                held = 0
+            held += count
+        return [*ends, len(counts)]
+
+    def _stretch(self, rows: np.ndarray, sizes: np.ndarray, counts: np.ndarray) -> Iterator[Turn]:
+        """Steps whose batches' rows are [Σ n_t, B]."""
+        index = torch.from_numpy(rows.reshape(-1)).to(self.device)
+        shape = rows.shape
+        columns = {name: self._gathered(name, column, index, shape) for name, column in self._columns.items()}
+        inside = np.arange(self.size) < sizes[:, None]
+        weight = torch.from_numpy(inside).to(self.device, self._dtype)
+        share = torch.from_numpy(inside / np.maximum(sizes, 1)[:, None]).to(self.device, self._dtype)
+        at = 0
+        for count in counts.tolist():
+            part = slice(at, at + count)
+            batch = tree.map(lambda c, part=part: c[part], columns)
+            batch |= {"weight": weight[part], "share": share[part], "seed": self._seeds_of(count)}
+            yield Turn(count, batch, sizes[part])
+            at += count
+
+    def _seeds_of(self, count: int) -> Tensor:
+        if count > len(self._seeds):
+            return torch.cat([self._seeds, self._seeds.new_zeros(count - len(self._seeds))])
+        return self._seeds[:count]
+
+
+def _widened(table: np.ndarray, lanes: int) -> np.ndarray:
+    """[T, K, …] with zeros for lanes beyond K."""
+    rest = np.zeros((table.shape[0], lanes - table.shape[1], *table.shape[2:]), dtype=table.dtype)
+    return np.concatenate([table, rest], axis=1)
+
+
+def _stack(leaves: Sequence[Tensor], device: torch.device) -> Tensor:
+    """The leaves with K in front; where all are one tensor, as at the start of a round, it is read once."""
+    first = leaves[0]
+    if all(leaf is first for leaf in leaves):
+        return first.to(device).expand(len(leaves), *first.shape).clone()
+    return torch.stack(tuple(leaves)).to(device)
+
+
+def width(job: Job, batch_size: int | None, mixes: bool) -> int:
+    """The examples that a client's batches are padded to: a matter of this client alone.
+
+    Where a batch is all of a client's data, it is padded to the next power of two, so that clients of about a size
+    stand side by side. Layers that mix examples see no padding: they read a part of a batch.
+    """
+    if batch_size is not None and not mixes:
+        return batch_size
+    return 1 << (job.batches.largest() - 1).bit_length()
+
+
+def form(columns: Any) -> Any:
+    """Dtypes and shapes of one example: clients whose forms differ cannot stand side by side."""
+    return [(path, column.dtype, tuple(column.shape[1:])) for path, column in tree.leaves(columns)]
