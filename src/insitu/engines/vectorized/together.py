@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from insitu.core import tree
 from insitu.core.descent import Descent, Job
 from insitu.core.errors import UpdateError
@@ -50,11 +48,13 @@ class Together:
         sums = {name: values.tolist() for name, values in finished.end["sums"].items()}
         metrics = [dict(zip(sums, values, strict=True)) for values in zip(*sums.values(), strict=True)]
         weights = [self.plan.algorithm.weigh(len(job.client.data)) for job in jobs]
-        squares = sum(x.flatten(1).square().sum(1) for x in tree.values(change))
-        if not bool(torch.as_tensor(squares).isfinite().all()):
-            return self._one_by_one(jobs, change, weights, metrics)
         size = tree.nbytes(change) // len(jobs)
-        self.accumulator = self.plan.reduce.add_stacked(self.accumulator, {"shared": change}, {"shared": weights})
+        # One look at their sum is a look at each: what is not finite in any of them is not finite in the sum.
+        reduce = self.plan.reduce
+        total = reduce.add_stacked(reduce.zero(), {"shared": change}, {"shared": weights})
+        if tree.not_finite(total["value"]) is not None:
+            return self._one_by_one(jobs, change, weights, metrics)
+        self.accumulator = reduce.merge(self.accumulator, total)
         for job, own in zip(jobs, metrics, strict=True):
             self.reports.append(Report(job.task.client, job.task.index, own, size))
         return []
