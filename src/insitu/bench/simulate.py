@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -37,6 +38,7 @@ class Settings:
     planned   the rounds that insitu is told the run will have, on which its choices depend
     engine    insitu's, by name with its ``options``; None: what it chooses by itself
     clients   fewer clients than the workload's (for a quick look), of which ``cohort`` take part
+    cold      insitu finds empty caches of choices and compiled code; else those of this user, as they are
     peers     by name the command that starts an entrant (:mod:`insitu.bench.entrant`); the model's name is added
     """
 
@@ -48,6 +50,7 @@ class Settings:
     options: Mapping[str, Any] = field(default_factory=dict)
     clients: int | None = None
     cohort: int = COHORT
+    cold: bool = False
     peers: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -71,6 +74,7 @@ def simulate(settings: Settings, say: Say) -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%d %H:%M"),
         "machine": machine.describe(),
         "planned": settings.planned,
+        "cold": settings.cold,
         "clients": settings.clients,
         "models": {},
         "left_out": {},
@@ -95,7 +99,8 @@ def one_model(name: str, data: Workload, rounds: int, settings: Settings, say: S
     cohort = Uniform(data.cohort)
     with ExitStack() as stack:
         entrants = []
-        for child in _children(name, settings):
+        folder = stack.enter_context(tempfile.TemporaryDirectory()) if settings.cold else None
+        for child in _children(name, settings, folder):
             try:
                 entrants.append(stack.enter_context(child))
             except (EngineError, OSError) as error:
@@ -129,7 +134,9 @@ def one_model(name: str, data: Workload, rounds: int, settings: Settings, say: S
         }  # fmt: skip
 
 
-def _children(name: str, settings: Settings) -> list[Child]:
+def _children(name: str, settings: Settings, caches: str | None) -> list[Child]:
+    """The loop first. ``caches`` is an empty folder in the place of the user's, or None."""
+    places = {} if caches is None else {"XDG_CACHE_HOME": caches, "TORCHINDUCTOR_CACHE_DIR": f"{caches}/inductor"}
     size = ["--cohort", str(settings.cohort)]
     if settings.clients is not None:
         size += ["--clients", str(settings.clients)]
@@ -138,7 +145,7 @@ def _children(name: str, settings: Settings) -> list[Child]:
     options = ["--settings", json.dumps(dict(settings.options)), "--rounds", str(settings.planned)]
     return [
         Child("loop", [*own, "loop", name, *size]),
-        Child("insitu", [*own, "insitu", name, *size, *engine, *options]),
+        Child("insitu", [*own, "insitu", name, *size, *engine, *options], places),
         *(Child(peer, [*command, name, *size]) for peer, command in settings.peers.items()),
     ]
 

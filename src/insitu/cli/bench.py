@@ -37,16 +37,17 @@ def simulate(
         Path | None, typer.Option(metavar="PATH", help="The result to compare with; what --json held if not given.")
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+    cold: Annotated[bool, typer.Option("--cold", help="insitu starts with empty caches.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="2 rounds of lr on 20 clients: whether it works.")] = False,
 ) -> None:
     """Time insitu and a sequential PyTorch loop in turn, and print their ratios."""
     chosen: dict[str, Any] = {"models": tuple(models.split(",")), "rounds": rounds, "warmup": warmup}
-    chosen |= {"planned": planned, **(QUICK if quick else {}), "engine": engine}
+    chosen |= {"planned": planned, **(QUICK if quick else {}), "engine": engine, "cold": cold}
     chosen |= {"options": _options(settings or [], engine), "peers": dict(map(_peer, peer or []))}
     words = ["insitu bench simulate", "--quick" if quick else f"--models {models}"]
     words += [f"--{name} {value}" for name, value in (("rounds", rounds), ("engine", engine)) if value is not None]
     words += [f"--set {shlex.quote(one)}" for one in settings or []]
-    words += [f"--peer {one.partition('=')[0]}=…" for one in peer or []]
+    words += [f"--peer {one.partition('=')[0]}=…" for one in peer or []] + ["--cold"] * cold
     _simulate(chosen, output, against, " ".join(words) if markdown else None)
 
 
