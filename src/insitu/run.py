@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from insitu.core import checks, events
+from insitu.core import checks, events, spans
 from insitu.core.errors import PlanError, ResumeError, RoundError, StoreError
 from insitu.core.protocols import Answering, Checkpoint, Engine, Setting, Store
 from insitu.core.types import Data, Population
@@ -67,11 +67,12 @@ def run(
         raise PlanError(f"Expected seed={seed!r} to be a whole number")
     if evaluate_every is not None:
         plan = replace(plan, evaluate_every=evaluate_every)
-    plan = plan.resolve(clients.schema())
-    test = evaluation_data(plan, evaluate)
-    check_clients(plan, clients, int(seed))
-    if resume is None:
-        engine = chosen_engine(engine, plan, len(clients), None)  # a plan that is refused leaves no store behind
+    with spans.span("start", "check"):
+        plan = plan.resolve(clients.schema())
+        test = evaluation_data(plan, evaluate)
+        check_clients(plan, clients, int(seed))
+        if resume is None:
+            engine = chosen_engine(engine, plan, len(clients), None)  # a plan that is refused leaves no store behind
     with Interrupt() as interrupt, _opened(store) as opened:
         return _Loop(plan, clients, rounds, int(seed), test, interrupt).go(engine, opened, observers, resume)
 
@@ -88,8 +89,9 @@ class _Loop:
     def go(self, engine: Any, store: Store | None, observers: Any, resume: str | None) -> Result:
         self.history, self.store = History(), store
         self._observers = list(_default_observers() if observers is None else observers)
-        start = None if self.plan.learner is None else self.plan.learner.init(self.seed)
-        digest = self.plan.digest(start)
+        with spans.span("start", "first parameters"):
+            start = None if self.plan.learner is None else self.plan.learner.init(self.seed)
+            digest = self.plan.digest(start)
         if resume is not None and store is None:
             raise ResumeError(f"resume={resume!r} needs the store that holds the run: give store=…")
         record = None if resume is None or store is None else matching(store, resume, self._record(digest))
@@ -104,12 +106,14 @@ class _Loop:
             self.plan, self.clients, memories, self.rounds, self.seed,
             record["choices"] if record and same else {}, self._notice,
         )  # fmt: skip
-        session = engine.open(setting)
+        with spans.span("start", f"open {engine.part_name()}"):
+            session = engine.open(setting)
         try:
             choices = {"engine": engine.part_name(), **session.choices}
             if store and not record:
                 chosen = {"engine": engine.config(), "choices": session.choices}
-                store.create(self.id, {**self._record(digest), **chosen})
+                with spans.span("store", "create"):
+                    store.create(self.id, {**self._record(digest), **chosen})
             model = self._restored(start, checkpoint, resumed=record is not None)
             self._emit(
                 events.RunStarted(
@@ -128,9 +132,11 @@ class _Loop:
             self._broken(error)
             raise
         finally:
-            session.close()
+            with spans.span("other", f"close {engine.part_name()}"):
+                session.close()
             if store:
-                store.flush()
+                with spans.span("store", "flush"):
+                    store.flush()
 
     def _restored(self, start: Any, checkpoint: Checkpoint | None, *, resumed: bool) -> Model:
         if self.store is None:
@@ -159,8 +165,9 @@ class _Loop:
             reason = f"interrupted after round {model.version} of {self.rounds}; to go on: {self._how_to_resume()}"
             self._emit(events.RunStopped(self.id, model.version, reason))
         if self.store:
-            self.store.update(self.id, status=status, choices=server.session.choices)
-            self.store.flush()
+            with spans.span("store", "finish"):
+                self.store.update(self.id, status=status, choices=server.session.choices)
+                self.store.flush()
         return Result(
             self.id, status, model.version, self.history, {**choices, **server.session.choices}, self.plan,
             self.seed, model.state, server.memories, self.clients, engine,
@@ -171,7 +178,8 @@ class _Loop:
         round = model.version + 1
         for attempt in range(self.plan.policy.retries + 1):
             began = time.monotonic()
-            outcome = server.run_round(model, round, attempt)
+            with spans.span("other", f"round {round}"):
+                outcome = server.run_round(model, round, attempt)
             for failure in outcome.failures:
                 self._emit(events.ClientFailed(self.id, round, failure.client, failure.error))
             if outcome.model is not None:
@@ -203,12 +211,14 @@ class _Loop:
         )  # fmt: skip
         every = self.plan.evaluate_every
         if every and (model.version % every == 0 or model.version == self.rounds):
-            self._evaluate(server, model)
+            with spans.span("evaluate", f"evaluate round {model.version}"):
+                self._evaluate(server, model)
         if self.store:
             finished = model.version == self.rounds
-            changed = server.memories.changed()
             aside = {"stages": model.stages, "pending": model.pending}
-            self.store.commit(self.id, Checkpoint(model.version, model.state, aside, changed, finished))
+            with spans.span("store", "commit"):
+                changed = server.memories.changed()
+                self.store.commit(self.id, Checkpoint(model.version, model.state, aside, changed, finished))
         return model
 
     def _asked(self, round: int, asked: int) -> None:
@@ -238,10 +248,12 @@ class _Loop:
     def _emit(self, event: events.Event) -> None:
         self.history.take(event.plain()) if isinstance(event, (events.RoundCommitted, events.Evaluated)) else None
         if self.store:
-            self.store.event(self.id, event)
+            with spans.span("store", "event"):
+                self.store.event(self.id, event)
         for observer in list(self._observers):
             try:
-                observer(event)
+                with spans.span("other", "observer"):
+                    observer(event)
             except Exception as error:
                 # A log that is full or a screen that is gone has no effect on rounds, even where warnings are errors.
                 self._observers.remove(observer)
@@ -282,9 +294,11 @@ def _opened(store: Any) -> Iterator[Store | None]:
     if store is None or not isinstance(store, (str, Path)):
         yield store
         return
-    from insitu.store.sqlite import SqliteStore
+    with spans.span("start", "open the store"):
+        from insitu.store.sqlite import SqliteStore
 
-    with closing(SqliteStore(store)) as opened:
+        file = SqliteStore(store)
+    with closing(file) as opened:
         yield opened
 
 

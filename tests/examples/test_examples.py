@@ -71,3 +71,11 @@ def test_peers_agree_as_fast_as_their_topology_lets_them(tmp_path: Path) -> None
     for topology, values in found.items():
         kept = np.array(values[1:10]) / np.maximum(values[:9], 1e-12)
         assert (kept <= module.second_eigenvalue(topology, 12) + 1e-6).all() or values[0] < 1e-9
+
+
+def test_phones_that_are_not_waited_for_save_time() -> None:
+    found = example("simulated_phones").main(rounds=12)
+    waits, first, minute, never = ([row["clock"] for row in history] for history in found.values())
+    assert max(first[-1], minute[-1], never[-1]) < waits[-1]
+    for history in found.values():
+        assert history[-1]["accuracy"] > 0.6

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from insitu.core import tree
+from insitu.core import spans, tree
 from insitu.core.protocols import Session
 from insitu.core.types import ByClient, Context, Failure, Folded, Kind, Population, Report, Task
 from insitu.rounds import virtual
@@ -96,7 +96,8 @@ class Server:
             self.memories.discard()
             spent = replace(model, pending=heard.pending or model.pending)
             return Outcome(None, heard.reports, heard.failures, asked, down, heard.reason, spent=spent)
-        after = self._told(model, heard, round)
+        with spans.span("fold", "the server's step"):
+            after = self._told(model, heard, round)
         for report in heard.reports:
             self.memories.pend(report.client, report.memory)
         self.memories.commit()

@@ -8,12 +8,14 @@ import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
+from insitu.core import spans
 from insitu.core.errors import StoreError, WireError
 from insitu.core.events import Event
 from insitu.core.part import to_json
@@ -116,7 +118,7 @@ class SqliteStore:
             if checkpoint.finished or left <= 0:
                 self.flush()
             elif self._timer is None:
-                self._timer = threading.Timer(left, self._when_due)
+                self._timer = threading.Timer(left, copy_context().run, (self._when_due,))
                 self._timer.daemon = True  # what a process leaves behind by ending at once is computed again
                 self._timer.start()
 
@@ -236,7 +238,7 @@ class SqliteStore:
             self._timer = None
             if any(waiting.checkpoint for waiting in self._waiting.values()):
                 # All is kept where this fails, and it is overdue: the run's own next commit tries, and raises.
-                with suppress(StoreError), self._write_behind(whole=True):
+                with suppress(StoreError), spans.span("store", "write behind"), self._write_behind(whole=True):
                     pass
 
     @contextmanager
