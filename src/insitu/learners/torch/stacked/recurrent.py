@@ -20,69 +20,84 @@ from insitu.learners.torch.stacked.layers import Layer
 class _Lstm(Function):
     """One direction of one LSTM layer (Hochreiter and Schmidhuber 1997, with forget gates).
 
-    gates [K, T, B, 4H] (input, forget, cell, output) the input's share with both biases; recurrent [K, 4H, H];
-    first, cell [K, B, H] → outputs [K, T, B, H], last cell [K, B, H]
+    x [K, T, B, F]; own [K, 4H, F], recurrent [K, 4H, H], bias [K, 4H] (both biases' sum) or None, gates in the order
+    input, forget, cell, output; first, cell [K, B, H] → outputs [T, K, B, H], last cell [K, B, H].
+
+    Inside, time stands in front, so that each turn of the loop works on one piece of memory that fits into the cache.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, gates: Tensor, recurrent: Tensor, first: Tensor, cell: Tensor, lr: float | None, anchor: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        k, steps, b, width = gates.shape
-        h = width // 4
-        gates = gates.clone()
-        outputs = gates.new_empty(k, steps + 1, b, h)
-        cells = torch.empty_like(outputs)
-        outputs[:, 0], cells[:, 0] = first, cell
-        squashed = gates.new_empty(k, steps, b, h)
+        ctx: Any, x: Tensor, own: Tensor, recurrent: Tensor, bias: Tensor | None,
+        first: Tensor, cell: Tensor, lr: float | None, anchor: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        (k, steps, b, _), h = x.shape, recurrent.shape[2]
+        x = x.reshape(k, steps * b, -1)
+        share = torch.bmm(x, own.mT) if bias is None else torch.baddbmm(bias.unsqueeze(1), x, own.mT)
+        gates = share.view(k, steps, b, 4 * h).transpose(0, 1).contiguous()
+        outputs = gates.new_empty(steps + 1, k, b, h)
+        cells, squashed = torch.empty_like(outputs), gates.new_empty(steps, k, b, h)
+        outputs[0], cells[0] = first, cell
+        turned = recurrent.mT.contiguous()  # a product with it is half as fast again where rows are read in order
+        i, f, g, o = (gate.unbind() for gate in gates.chunk(4, -1))
+        both = gates[..., : 2 * h].unbind()
+        turns = (gates.unbind(), both, i, f, g, o, outputs.unbind(), cells.unbind(), squashed.unbind())
+        now, both, i, f, g, o, out, c, tanh = turns
         for t in range(steps):
-            now = gates[:, t]
-            now.baddbmm_(outputs[:, t], recurrent.mT)
-            now[..., : 2 * h].sigmoid_()
-            now[..., 2 * h : 3 * h].tanh_()
-            now[..., 3 * h :].sigmoid_()
-            i, f, g, o = now.chunk(4, -1)
-            torch.mul(f, cells[:, t], out=cells[:, t + 1])
-            cells[:, t + 1].addcmul_(i, g)
-            torch.tanh(cells[:, t + 1], out=squashed[:, t])
-            torch.mul(o, squashed[:, t], out=outputs[:, t + 1])
-        ctx.save_for_backward(gates, recurrent, outputs, cells, squashed)
-        ctx.lr = lr
-        return outputs[:, 1:].clone(), cells[:, -1].clone()
+            now[t].baddbmm_(out[t], turned)
+            both[t].sigmoid_()
+            g[t].tanh_()
+            o[t].sigmoid_()
+            torch.mul(f[t], c[t], out=c[t + 1])
+            c[t + 1].addcmul_(i[t], g[t])
+            torch.tanh(c[t + 1], out=tanh[t])
+            torch.mul(o[t], tanh[t], out=out[t + 1])
+        ctx.save_for_backward(x, own, recurrent, gates, outputs, cells, squashed)
+        ctx.lr, ctx.biased = lr, bias is not None
+        return outputs[1:], cells[-1].clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        gates, recurrent, outputs, cells, squashed = ctx.saved_tensors
-        k, steps, b, width = gates.shape
+        x, own, recurrent, gates, outputs, cells, squashed = ctx.saved_tensors
+        steps, k, b, width = gates.shape
         h = width // 4
-        above = grads[0]
         # What each gate's gradient is multiplied by, for all times at once; the loop does only what depends on time.
-        i, f, g, o = gates.chunk(4, -1)
-        slopes = torch.empty_like(gates)
-        for at, slope in enumerate((g * i * (1 - i), cells[:, :-1] * f * (1 - f), i * (1 - g * g))):
-            slopes[..., at * h : (at + 1) * h] = slope
-        slopes[..., 3 * h :] = squashed * o * (1 - o)
-        through = o * (1 - squashed * squashed)
-        down = torch.empty_like(gates)
-        dh = torch.zeros_like(above[:, 0])
-        dc = torch.zeros_like(dh) if grads[1] is None else grads[1].clone()
+        down, through = _slopes(gates, cells, squashed)
+        forget = gates[..., h : 2 * h].unbind()
+        whole, last, above = down.unbind(), down[..., 3 * h :].unbind(), grads[0].unbind()
+        three = down[..., : 3 * h].view(steps, k, b, 3, h).unbind()
+        by = through.unbind()
+        dh = torch.zeros_like(cells[0])
+        dc = dh.clone() if grads[1] is None else grads[1].clone()
+        wide = dc.unsqueeze(2)
         for t in range(steps - 1, -1, -1):
-            dh = dh.add_(above[:, t])
-            dc.addcmul_(dh, through[:, t])
-            now, slope = down[:, t], slopes[:, t]
-            torch.mul(
-                slope[..., : 3 * h].unflatten(-1, (3, h)), dc.unsqueeze(2), out=now[..., : 3 * h].unflatten(-1, (3, h))
-            )
-            torch.mul(slope[..., 3 * h :], dh, out=now[..., 3 * h :])
-            dc.mul_(f[:, t])
-            dh = torch.bmm(now, recurrent)
-        flat, before = down.flatten(1, 2), outputs[:, :-1].reshape(k, steps * b, h)
-        change = None
-        if ctx.lr is not None:
-            recurrent.baddbmm_(flat.mT, before, alpha=-ctx.lr)
-        elif ctx.needs_input_grad[1]:
-            change = torch.bmm(flat.mT, before)
-        return down, change, dh, dc, None, None
+            dh.add_(above[t])
+            dc.addcmul_(dh, by[t])
+            three[t].mul_(wide)
+            last[t].mul_(dh)
+            dc.mul_(forget[t])
+            torch.bmm(whole[t], recurrent, out=dh)
+        flat, before = (a.transpose(0, 1).reshape(k, -1, a.shape[-1]) for a in (down, outputs[:-1]))
+        deep = torch.bmm(flat, own).view(k, steps, b, -1) if ctx.needs_input_grad[0] else None
+        change = flat.sum(1) if ctx.biased else None
+        if ctx.lr is None:
+            return deep, torch.bmm(flat.mT, x), torch.bmm(flat.mT, before), change, dh, dc, None, None
+        own.sub_(torch.bmm(x.mT, flat).mT, alpha=ctx.lr)
+        recurrent.baddbmm_(flat.mT, before, alpha=-ctx.lr)
+        return deep, None, None, change, dh, dc, None, None
+
+
+def _slopes(gates: Tensor, cells: Tensor, squashed: Tensor) -> tuple[Tensor, Tensor]:
+    """Derivatives of the cell (by the last gate: of the output) by gates [T, K, B, 4H], of the output by the cell."""
+    i, f, g, o = gates.chunk(4, -1)
+    slopes = torch.empty_like(gates)
+    di, df, dg, do = slopes.chunk(4, -1)
+    sigmoid, tanh = torch.ops.aten.sigmoid_backward.grad_input, torch.ops.aten.tanh_backward
+    sigmoid(g, i, grad_input=di)
+    sigmoid(cells[:-1], f, grad_input=df)
+    tanh.grad_input(i, g, grad_input=dg)
+    sigmoid(squashed, o, grad_input=do)
+    return slopes, tanh(o, squashed)
 
 
 class Recurrent(Layer, ABC):
@@ -117,6 +132,9 @@ class Recurrent(Layer, ABC):
         last = [torch.stack([end[i].flatten(0, 1) for end in ends]) for i in range(len(states))]
         return y if self.batch_first else y.transpose(0, 1), tuple(last) if len(last) > 1 else last[0]
 
+    def flatten_parameters(self) -> None:
+        """As torch's layers have it; there is nothing to flatten."""
+
     def _start(self, xs: Tensor, start: Any) -> list[Tensor]:
         k, count = self.lanes.count, 2 if isinstance(self, Lstm) else 1
         if start is None:
@@ -125,11 +143,12 @@ class Recurrent(Layer, ABC):
         return [s.unflatten(1, (k, -1)) for s in given]
 
     def _weights(self, layer: int, direction: int, fused: bool) -> list[Any]:
-        """The input's and the recurrent weights, and both biases; fused, an LSTM's recurrent weight steps by itself."""
+        """The input's and the recurrent weights, and both biases; fused, an LSTM's weights step by themselves."""
         end = f"_l{layer}" + ("_reverse" if direction else "")
-        recurrent = f"weight_hh{end}"
-        turn = self.__dict__[recurrent] if fused and isinstance(self, Lstm) else self.use(recurrent)
-        return [self.use(f"weight_ih{end}"), turn, self.use(f"bias_ih{end}"), self.use(f"bias_hh{end}")]
+        names = [f"weight_ih{end}", f"weight_hh{end}"]
+        alone = fused and isinstance(self, Lstm)
+        weights = [self.__dict__[name] if alone else self.use(name) for name in names]
+        return [*weights, self.use(f"bias_ih{end}"), self.use(f"bias_hh{end}")]
 
     def _input(self, xs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The input's share of all gates at all times, [K, T, B, gates · H]."""
@@ -148,9 +167,8 @@ class Lstm(Recurrent):
     def _sweep(self, xs: Tensor, state: list[Tensor], weights: list[Any], fused: bool) -> tuple[Tensor, list[Tensor]]:
         lanes, (own, recurrent, bias, more) = self.lanes, weights
         both = None if bias is None else bias + more
-        gates = self._input(xs, own, both)
-        out, cell = _Lstm.apply(gates, recurrent, *state, lanes.lr if fused else None, lanes.anchor)
-        return out, [out[:, -1], cell]
+        out, cell = _Lstm.apply(xs, own, recurrent, both, *state, lanes.lr if fused else None, lanes.anchor)
+        return out.transpose(0, 1), [out[-1], cell]
 
 
 class Gru(Recurrent):
