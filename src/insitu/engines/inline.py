@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from insitu.core import spans
 from insitu.core.protocols import Engine, Setting
 from insitu.core.types import Answer, Failure, Folded, Task
 from insitu.rounds.client import failure, work
@@ -40,7 +41,9 @@ class InlineSession:
 def attempt(setting: Setting, task: Task) -> Answer | Failure:
     """One task on one client; what goes wrong becomes a value."""
     try:
-        client = setting.clients.at(task.place)
-        return work(setting.plan, task, client, setting.memories.get(task.client))
+        with spans.span("data", "client"):
+            client = setting.clients.at(task.place)
+        with spans.span("train", "client"):
+            return work(setting.plan, task, client, setting.memories.get(task.client))
     except Exception as error:
         return failure(task, error)

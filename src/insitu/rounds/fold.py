@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from insitu.core import spans
 from insitu.core.errors import UpdateError
 from insitu.core.types import Answer, Context, Failure, Folded, Report
 from insitu.rounds.plan import Plan
@@ -41,6 +42,15 @@ class Fold:
 
     def take(self, item: Answer | Folded | Failure) -> None:
         """One thing that the engine yielded, in any order."""
+        with spans.span("fold", "take"):
+            self._take(item)
+
+    def finish(self) -> Any:
+        """The accumulator of all that was taken; gaps (clients that were never heard of) are passed over."""
+        with spans.span("fold", "finish"):
+            return self._finish()
+
+    def _take(self, item: Answer | Folded | Failure) -> None:
         if isinstance(item, Failure):
             self.failures.append(item)
             self._waiting[item.index] = None
@@ -60,8 +70,7 @@ class Fold:
                 self._waiting[places[0]] = item
         self._advance()
 
-    def finish(self) -> Any:
-        """The accumulator of all that was taken; gaps (clients that were never heard of) are passed over."""
+    def _finish(self) -> Any:
         for place in sorted(self._waiting):
             self._fold(self._waiting.pop(place))
         self._close_block()

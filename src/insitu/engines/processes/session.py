@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
+from insitu.core import spans
 from insitu.core.protocols import Setting
 from insitu.core.types import Answer, Failure, Folded, Task
 from insitu.engines.processes.channel import Frame, Tag
@@ -60,8 +61,9 @@ class ProcessesSession:
         self._pool.close()
 
     def _hear(self, line: Line, *, wait: bool) -> None:
-        for number, done in self._pool.events(wait):
-            line.take(number, done, self._version)
+        with spans.span("idle" if wait else "other", "workers"):
+            for number, done in self._pool.events(wait):
+                line.take(number, done, self._version)
 
     def _hand_out(self, hand: Hand, block: Block) -> None:
         memories = {task.client: self.setting.memories.get(task.client) for task in block.tasks}

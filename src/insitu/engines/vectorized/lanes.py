@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from insitu.core import tree
+from insitu.core import spans, tree
 from insitu.core.descent import Descent, Job
 from insitu.core.protocols import GradientLearner, Stackable, StackedGradient
 from insitu.engines.vectorized import step as steps
@@ -67,18 +67,21 @@ class Lanes:
         """All steps of a wave. What is yielded is to be used before the next."""
         first = wave.jobs[0].fixed["message"]
         same = all(job.fixed["message"] is first for job in wave.jobs)
-        fixed = {
-            "message": self._here(first) if same else wave.stacked([job.fixed["message"] for job in wave.jobs]),
-            "memory": None
-            if wave.jobs[0].fixed["memory"] is None
-            else wave.stacked([job.fixed["memory"] for job in wave.jobs]),
-            "frozen": self._here(wave.jobs[0].fixed["frozen"]),
-        }
+        with spans.span("train", "fill lanes"):
+            fixed = {
+                "message": self._here(first) if same else wave.stacked([job.fixed["message"] for job in wave.jobs]),
+                "memory": None
+                if wave.jobs[0].fixed["memory"] is None
+                else wave.stacked([job.fixed["memory"] for job in wave.jobs]),
+                "frozen": self._here(wave.jobs[0].fixed["frozen"]),
+            }
+            carry = wave.stacked([job.carry for job in wave.jobs])
         told = fixed["message"] if same else None
-        carry = wave.stacked([job.carry for job in wave.jobs])
         step = self._step(fixed, same)
         if self.kind == "fused" and same:
-            yield Finished(wave.jobs, self._in_place(step, carry, fixed, wave), told)
+            with spans.span("train", "steps"):
+                end = self._in_place(step, carry, fixed, wave)
+            yield Finished(wave.jobs, end, told)
         else:
             yield from self._in_turn(step, carry, fixed, wave, told)
 
@@ -101,7 +104,8 @@ class Lanes:
                 fixed["message"] = _padded(fixed["message"], pad)
         counts = [*wave.counts().tolist(), 0]
         for t, turn in enumerate(wave.turns(pad)):
-            carry = self._advanced(step, carry, fixed, turn)
+            with spans.span("train", "step"):
+                carry = self._advanced(step, carry, fixed, turn)
             if counts[t + 1] < n:
                 left, n = n, counts[t + 1]
                 yield Finished(wave.jobs[n:left], tree.map(lambda x, a=n, b=left: x[a:b], carry), told)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from insitu.core import tree
+from insitu.core import spans, tree
 from insitu.core.descent import Descent, Job
 from insitu.core.protocols import Setting
 from insitu.core.types import Answer, Client, Failure, Folded, Task
@@ -69,7 +69,10 @@ class VectorizedSession:
         for item in told:
             if isinstance(item, Failure):
                 yield item
-            elif (refused := sums[item.task.block].add(item)) is not None:
+                continue
+            with spans.span("fold", "update"):
+                refused = sums[item.task.block].add(item)
+            if refused is not None:
                 yield refused
         for block, together in sums.items():
             if together.reports:
@@ -78,11 +81,14 @@ class VectorizedSession:
     def _told(self, tasks: Sequence[Task], sums: Sums) -> Iterator[Told]:
         """What the clients say, but for those whose updates are summed as they stand in their lanes."""
         clients: list[tuple[Task, Client]] = []
-        for task in tasks:
-            try:
-                clients.append((task, self.setting.clients.at(task.place)))
-            except Exception as error:
-                yield failure(task, error)
+        failures: list[Failure] = []
+        with spans.span("data", "clients"):
+            for task in tasks:
+                try:
+                    clients.append((task, self.setting.clients.at(task.place)))
+                except Exception as error:
+                    failures.append(failure(task, error))
+        yield from failures
         # Of about one length, clients end together; the order depends on the block alone.
         clients.sort(key=lambda entry: -len(entry[1].data))
         while clients:
@@ -97,13 +103,16 @@ class VectorizedSession:
     def _some(self, clients: Sequence[tuple[Task, Client]], sums: Sums) -> Iterator[Told]:
         """As many clients as there are lanes. Their tasks are opened here: a block must not be a block of models."""
         jobs: list[tuple[Job, Any]] = []
-        for task, client in clients:
-            try:
-                own = (self.setting.memories.get(task.client) or {}).get("algorithm")
-                job = self._algorithm.open(task, client, self.plan.learner, own)
-                jobs.append((job, self.plan.learner.batch(client.data, slice(None))))
-            except Exception as error:
-                yield failure(task, error)
+        failures: list[Failure] = []
+        with spans.span("data", "jobs"):
+            for task, client in clients:
+                try:
+                    own = (self.setting.memories.get(task.client) or {}).get("algorithm")
+                    job = self._algorithm.open(task, client, self.plan.learner, own)
+                    jobs.append((job, self.plan.learner.batch(client.data, slice(None))))
+                except Exception as error:
+                    failures.append(failure(task, error))
+        yield from failures
         size, mixes = self._algorithm.work().batch_size, self.plan.learner.mixes
 
         def kin(entry: tuple[Job, Any]) -> Any:
@@ -116,9 +125,11 @@ class VectorizedSession:
     def _wave(self, jobs: Sequence[Job], columns: Sequence[Any], size: int, sums: Sums) -> Iterator[Told]:
         left = {job.task.client: job for job in jobs}
         try:
-            wave = Wave(jobs, columns, size, self.lanes.device, self._shelf)
+            with spans.span("data", "wave"):
+                wave = Wave(jobs, columns, size, self.lanes.device, self._shelf)
             if not self.lanes.kind:
-                self._choose(wave)
+                with spans.span("start", "choose the step"):
+                    self._choose(wave)
             for finished in self.lanes.train(wave):
                 self._proven = True
                 for job in finished.jobs:
@@ -141,10 +152,14 @@ class VectorizedSession:
     def _finish(self, finished: Finished, sums: Sums) -> Iterator[Told]:
         if finished.message is not None and can_fold_together(self.plan, finished):
             for block in dict.fromkeys(job.task.block for job in finished.jobs):
-                yield from sums[block].add_all(finished.of_block(block))
+                with spans.span("fold", "updates"):
+                    refused = sums[block].add_all(finished.of_block(block))
+                yield from refused
             return
         for k, job in enumerate(finished.jobs):
-            yield self._close(job, tree.map(lambda x, k=k: x[k], finished.end), finished.message)
+            with spans.span("fold", "close"):
+                told = self._close(job, tree.map(lambda x, k=k: x[k], finished.end), finished.message)
+            yield told
 
     def _close(self, job: Job, end: Any, message: Any) -> Told:
         try:

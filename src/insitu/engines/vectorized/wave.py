@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from insitu.core import tree
+from insitu.core import spans, tree
 from insitu.core.descent import Job
 
 STRETCH = 4 * 2**20
@@ -70,7 +70,8 @@ class Wave:
     def turns(self, pad_to: int | None = None) -> Iterator[Turn]:
         """All steps in order. ``pad_to``: so many lanes at every step, idle ones with batches that weigh nothing."""
         counts = self.counts()
-        rows, sizes = self._plan()
+        with spans.span("data", "plan"):
+            rows, sizes = self._plan()
         if pad_to is not None:
             rows, sizes = _widened(rows, pad_to), _widened(sizes, pad_to)
             counts = np.full(len(counts), pad_to)
@@ -134,12 +135,15 @@ class Wave:
 
     def _stretch(self, rows: np.ndarray, sizes: np.ndarray, counts: np.ndarray) -> Iterator[Turn]:
         """Steps whose batches' rows are [Σ n_t, B]."""
-        index = torch.from_numpy(rows.reshape(-1)).to(self.device)
-        shape = rows.shape
-        columns = {name: self._gathered(name, column, index, shape) for name, column in self._columns.items()}
-        inside = np.arange(self.size) < sizes[:, None]
-        weight = torch.from_numpy(inside).to(self.device, self._dtype)
-        share = torch.from_numpy(inside / np.maximum(sizes, 1)[:, None]).to(self.device, self._dtype)
+        with spans.span("data", "gather"):
+            index = torch.from_numpy(rows.reshape(-1)).to(self.device)
+            shape = rows.shape
+            columns = {name: self._gathered(name, column, index, shape) for name, column in self._columns.items()}
+            inside = np.arange(self.size) < sizes[:, None]
+            weight = torch.from_numpy(inside).to(self.device, self._dtype)
+            share = torch.from_numpy(inside / np.maximum(sizes, 1)[:, None]).to(self.device, self._dtype)
+        if (recorder := spans.recorder()) is not None:
+            recorder.count(steps=len(counts), lanes=len(sizes), slots=rows.size, examples=int(sizes.sum()))
         at = 0
         for count in counts.tolist():
             part = slice(at, at + count)
