@@ -51,10 +51,12 @@ class Mean(Reduce):
         """K updates at once: every leaf has K in front, every part K weights. Tensors of floats only."""
         for part, stack in value.items():
             total = accumulator["value"].setdefault(
-                part, tree.map(lambda x: arrays.zeros_like(arrays.widen(x[0])), stack)
+                part, tree.map(lambda x: arrays.zeros_like(arrays.widen(x[0]).contiguous()), stack)
             )
             factors = tree.map(lambda x, w=weight[part]: arrays.cast(np.asarray(w), x), total)
-            tree.map(lambda s, x, w: s.view(-1).addmv_(arrays.widen(x).flatten(1).mT, w), total, stack, factors)
+            tree.map(
+                lambda s, x, w: s.view(-1).addmv_(arrays.widen(x).reshape(len(x), -1).mT, w), total, stack, factors
+            )
             accumulator["weight"][part] = accumulator["weight"].get(part, 0.0) + sum(weight[part])
         accumulator["clients"] += len(next(iter(weight.values())))
         return accumulator

@@ -15,8 +15,10 @@ import torch
 
 from insitu.core import spans, tree
 from insitu.core.descent import Descent, Job
+from insitu.core.errors import EngineError
 from insitu.core.protocols import GradientLearner, Stackable, StackedGradient
 from insitu.engines.vectorized import step as steps
+from insitu.engines.vectorized import trial
 from insitu.engines.vectorized.wave import Turn, Wave
 
 
@@ -52,8 +54,13 @@ class Lanes:
         self._maps: dict[bool, steps.Step] = {}
 
     def choose(self, kind: str, wave: Wave) -> str:
-        """Settles the kind: the one given, or the fastest that proves right here. Returns why not a faster one."""
+        """Settles the kind: the one given, or the fastest that proves right here. Returns why not a faster one.
+
+        Raises where this wave's clients cannot be run side by side, or none of them can be run at all.
+        """
         learner, reason = self.learner, ""
+        if not learner.mixes:
+            self._check_padding(wave)
         if kind in ("fused", "stacked"):
             found = learner.stacked() if isinstance(learner, Stackable) else "it cannot be stacked"
             self._model = None if isinstance(found, str) else found
@@ -147,7 +154,7 @@ class Lanes:
 
     def _tried(self, wave: Wave) -> tuple[str, str]:
         """The fastest kind that this model can take, and why not a faster one."""
-        learner, job = self.learner, wave.jobs[0]
+        learner = self.learner
         if not isinstance(learner, Stackable):
             return "mapped", f"{type(learner).__name__} has no stacked form"
         if type(self.algorithm).step is not Descent.step:
@@ -155,11 +162,11 @@ class Lanes:
         model = learner.stacked()
         if isinstance(model, str):
             return "mapped", model
-        lane = tree.map(lambda x: x[0], next(wave.turns()).batch)
+        job, lane, _ = self._sample(wave)
         batch = tree.map(lambda x: torch.stack([x, x.flip(0) if x.dim() else x + 1]), lane)
         # The second lane's model is another one, as it will be.
         carry = self._here(tree.map(lambda x: torch.stack([x, (x * 0.9).to(x.dtype)]), job.carry))
-        reason = steps.doubt(model, learner, carry, {"frozen": self._here(job.fixed["frozen"])}, batch)
+        reason = trial.doubt(model, learner, carry, {"frozen": self._here(job.fixed["frozen"])}, batch)
         if reason is not None:
             return "mapped", reason
         self._model = model

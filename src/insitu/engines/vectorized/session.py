@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import chain, groupby
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from insitu.core.protocols import Setting
 from insitu.core.types import Answer, Client, Failure, Folded, Task
 from insitu.engines.inline import attempt
 from insitu.engines.vectorized.lanes import Finished, Lanes
+from insitu.engines.vectorized.choice import settled
 from insitu.engines.vectorized.together import Together, can_fold_together
 from insitu.engines.vectorized.wave import Shelf, Wave, form, width
 from insitu.rounds.client import answer, failure
@@ -28,13 +30,14 @@ Sums = dict[int, Together]
 class VectorizedSession:
     """Takes blocks of tasks. What comes out of one depends on the block and the number of lanes, on nothing else."""
 
-    def __init__(self, setting: Setting, choices: dict[str, Any]) -> None:
+    def __init__(self, setting: Setting, choices: dict[str, Any], *, measure: bool = False) -> None:
+        """``measure``: the number of lanes, and whether to compile, are found out with the first client."""
         self.setting, self.choices = setting, choices
         self.plan = setting.plan
         self._algorithm: Descent = self.plan.algorithm
         fixed_lanes = choices["lanes"] if choices["compile"] else None
         self.lanes = Lanes(self._algorithm, self.plan.learner, choices["device"], compiled=fixed_lanes)
-        self._proven = False
+        self._proven, self._measure = False, measure
         self._shelf = Shelf()
         # A resumed run sums with as many threads as before: another number may give other bits.
         self._threads = torch.get_num_threads()
@@ -43,6 +46,11 @@ class VectorizedSession:
 
     def run(self, work: Iterable[Task]) -> Iterator[Answer | Folded | Failure]:
         for tasks in joined(work, self.choices["lanes"]):
+        work = iter(work)
+        if self._measure and (first := next(work, None)) is not None:
+            if first.kind == "train":
+                self._settle(first)
+            work = chain([first], work)
             kind = tasks[0].kind
             if kind == "evaluate":
                 yield from evaluate_block(self.setting, tasks)
@@ -52,6 +60,20 @@ class VectorizedSession:
                 yield from self._blocks(tasks)
 
     def close(self) -> None:
+    def _settle(self, task: Task) -> None:
+        """Lanes and compilation for the run, measured on its first client; where that fails, its turn will say why."""
+        self._measure = False
+        with suppress(Exception), spans.span("start", "measure"):
+            client = self.setting.clients.at(task.place)
+            own = (self.setting.memories.get(task.client) or {}).get("algorithm")
+            job = self._algorithm.open(task, client, self.plan.learner, own)
+            columns = self.plan.learner.batch(client.data, slice(None))
+            size = width(job, self._algorithm.work().batch_size, self.plan.learner.mixes)
+            wave = Wave([job], [columns], size, self.lanes.device, Shelf())
+            if not self.lanes.kind:
+                self._choose(wave)
+            self.choices.update(settled(self.lanes, wave, self.setting, self.choices))
+
         """Lets go of the lanes' memory."""
         del self.lanes, self._shelf
         if self._threads != self.choices["threads"]:
@@ -125,6 +147,19 @@ class VectorizedSession:
     def _wave(self, jobs: Sequence[Job], columns: Sequence[Any], size: int, sums: Sums) -> Iterator[Told]:
         left = {job.task.client: job for job in jobs}
         try:
+        trouble = yield from self._trained(jobs, columns, size, left, sums)
+        if trouble is None:
+            return
+        waiting = list(left.values())
+        if _out_of_memory(trouble) and len(waiting) > 1:
+            yield from self._narrower(waiting, sums)
+        else:
+            yield from self._one_by_one(trouble, waiting)
+
+    def _trained(
+        self, jobs: Sequence[Job], columns: Sequence[Any], size: int, left: dict[str, Job], sums: Sums
+    ) -> Generator[Told, None, Exception | None]:
+        """One wave; takes those who are done out of ``left``. Returns what stopped it, its memory let go of."""
             with spans.span("data", "wave"):
                 wave = Wave(jobs, columns, size, self.lanes.device, self._shelf)
             if not self.lanes.kind:
@@ -136,11 +171,8 @@ class VectorizedSession:
                     del left[job.task.client]
                 yield from self._finish(finished, sums)
         except Exception as error:
-            waiting = list(left.values())
-            if _out_of_memory(error) and len(waiting) > 1:
-                yield from self._narrower(waiting, sums)
-            else:
-                yield from self._one_by_one(error, waiting)
+            return error.with_traceback(None)
+        return None
 
     def _choose(self, wave: Wave) -> None:
         given = self.choices.get("step") or ("mapped" if self.choices["compile"] else "")
@@ -152,8 +184,12 @@ class VectorizedSession:
     def _finish(self, finished: Finished, sums: Sums) -> Iterator[Told]:
         if finished.message is not None and can_fold_together(self.plan, finished):
             for block in dict.fromkeys(job.task.block for job in finished.jobs):
-                with spans.span("fold", "updates"):
-                    refused = sums[block].add_all(finished.of_block(block))
+                part = finished.of_block(block)
+                try:
+                    with spans.span("fold", "updates"):
+                        refused = sums[block].add_all(part)
+                except Exception as error:
+                    refused = [failure(job.task, error) for job in part.jobs]
                 yield from refused
             return
         for k, job in enumerate(finished.jobs):
@@ -190,16 +226,19 @@ class VectorizedSession:
         )
         self.choices["lanes"] = lanes
         gc.collect()
+        self._shelf = Shelf()
         if self.lanes.device.type == "cuda":
             torch.cuda.empty_cache()
         entries = [(job.task, job.client) for job in waiting]
-        for at in range(0, len(entries), lanes):
-            yield from self._some(entries[at : at + lanes], sums)
+        while entries:
+            some, entries = entries[: self.choices["lanes"]], entries[self.choices["lanes"] :]
+            yield from self._some(some, sums)
 
     def _one_by_one(self, error: Exception, waiting: Sequence[Job]) -> Iterator[Told]:
-        """A step of all lanes failed: each client is run alone, which either works or shows whose fault it is."""
+        """A step of all lanes failed: each client is run alone, which either shows whose fault it is, or that it is not
+        the clients' but the lanes'."""
         told = [attempt(self.setting, job.task) for job in waiting]
-        if not self._proven and any(isinstance(item, Answer) for item in told):
+        if not self._proven and told and all(isinstance(item, Answer) for item in told):
             self.choices["sequential"] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
             self.setting.notify(
                 f"this model cannot run in lanes, so its clients run one after another ({self.choices['sequential']})"

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from insitu.core import tree
 from insitu.core.descent import Descent
 from insitu.core.protocols import GradientLearner, Stackable, StackedGradient
 from insitu.core.types import Variables
@@ -90,40 +89,3 @@ def _dims(fixed: Mapping[str, Any], same_message: bool) -> dict[str, Any]:
         "memory": None if fixed["memory"] is None else 0,
         "frozen": None,
     }
-
-
-def doubt(model: StackedGradient, learner: GradientLearner, carry: Any, fixed: Any, batch: Any) -> str | None:
-    """What speaks against trusting the stacked model, or None: it is tried on two lanes with real batches.
-
-    ``carry``, ``batch`` [2, …]. Each lane's gradient must be the learner's own, must not change by a bit when the other
-    lane's examples do, and the fused step must be the gradient's. A ``forward`` that mixes examples or counts on its
-    batch's size is found out here.
-    """
-    both, step = variables(carry, fixed), carry["steps"]
-    try:
-        grads, _, _ = model.gradient(both, batch, step)
-        other = {**batch, "x": tree.map(lambda c: torch.stack([c[0], torch.zeros_like(c[1])]), batch["x"])}
-        again, _, _ = model.gradient(both, other, step)
-        trained = tree.copy({"shared": carry["shared"], "personal": carry["personal"]})
-        model.descend(variables({**carry, **trained}, fixed), batch, step, 1.0)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    if any(not torch.equal(a[0], b[0]) for a, b in zip(tree.values(grads), tree.values(again), strict=True)):
-        return "a client's gradient depends on the other clients in its batch"
-    for lane in range(2):
-        alone = tree.map(lambda x, lane=lane: x[lane], {**carry, "batch": batch})
-        truth, _, _ = learner.gradient(variables(alone, fixed), alone["batch"], alone["steps"])
-        if _far(tree.map(lambda x, lane=lane: x[lane], grads), truth):
-            return "its gradients are not those of the clients alone"
-    start = {"shared": carry["shared"], "personal": carry["personal"]}
-    if _far(tree.subtract(start, trained), grads, trained):
-        return "its fused steps are not those of its gradients"
-    return None
-
-
-def _far(found: Any, truth: Any, size: Any = None) -> bool:
-    """Whether two trees differ by more than rounding, in any tensor; ``size``: also that of numbers like these."""
-    total = tree.norm(truth) + (0.0 if size is None else tree.norm(size))
-    precise = tree.first_leaf(truth).dtype
-    bound = torch.finfo(precise).eps ** 0.6 * total
-    return any(float((a - b).norm()) > bound for a, b in zip(tree.values(found), tree.values(truth), strict=True))

@@ -39,9 +39,10 @@ class Stacked:
         self._loss, self._metrics = loss, metrics
         self._layers: list[Layer] = []
         self._places: dict[str, tuple[dict[str, Any], str]] = {}
-        self.module = self._swapped(self.module, "", set(trained))
+        self.module = self._swapped(self.module, "", set(trained)).requires_grad_(False)  # of what is frozen
         self._frozen: Any = None
         self.draws = True
+        self._counted = False
 
     def gradient(self, variables: Any, batch: Mapping[str, Any], step: Tensor) -> tuple[Any, Any, Any]:
         """As a learner's ``gradient``, with K in front of every shape; what is frozen is not stacked."""
@@ -57,7 +58,12 @@ class Stacked:
 
     def descend(self, variables: Any, batch: Mapping[str, Any], step: Tensor, lr: float) -> dict[str, Tensor]:
         """w ← w − lr·g, in place, for every trained parameter; returns the metric sums [K]."""
-        self._hold({**variables.shared, **variables.personal.get("params", {})}, variables, lr)
+        held = {**variables.shared, **variables.personal.get("params", {})}
+        if not self._counted:
+            with torch.no_grad():
+                self._hold(held, variables, None)
+                self._forward(batch, step)
+        self._hold(held, variables, lr)
         output, seed, sums = self._forward(batch, step)
         torch.autograd.backward(output, seed)
         return sums
@@ -68,6 +74,7 @@ class Stacked:
             place, attribute = self._places[name]
             place[attribute] = tensor
         if variables.frozen is not self._frozen:
+            self.module.to(next(iter(tensors.values())).device)
             state = dict((*self.module.named_parameters(), *self.module.named_buffers()))
             with torch.no_grad():
                 for name, tensor in variables.frozen.items():
@@ -90,6 +97,7 @@ class Stacked:
             output = self.module(x)
         if self.lanes.lr is None:
             # A first pass without steps shows which layers are used more than once.
+            self._counted = True
             for layer in self._layers:
                 layer.again = layer.again or layer.calls > 1
         elif any(layer.calls > 1 and not layer.again for layer in self._layers):
@@ -163,7 +171,7 @@ def _checked(module: Any, prefix: str) -> nn.Module:
         raise ValueError(f"{name} renormalises, scales or thins its gradients")
     if isinstance(module, nn.LSTM) and module.proj_size:
         raise ValueError(f"{name} projects its states")
-    if isinstance(module, nn.RNNBase) and module.dropout and not module.batch_first:
+    if isinstance(module, nn.RNNBase) and module.dropout and module.num_layers > 1 and not module.batch_first:
         raise ValueError(f"{name} drops out with time in front: batch_first=True")
     return module  # type: ignore[no-any-return]
 

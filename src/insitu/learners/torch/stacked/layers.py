@@ -25,6 +25,8 @@ class Layer(nn.Module):
         self.names = [name for name, _ in original.named_parameters(recurse=False)]
         self.calls, self.again = 0, False
         self._used: dict[str, Tensor] = {}
+        for name in getattr(original, "__constants__", ()):
+            self.__dict__.setdefault(name, getattr(original, name))  # what a user's forward may ask: fc.in_features
         for name, parameter in original._parameters.items():
             self.__dict__[name] = None if parameter is None else parameter.detach().unsqueeze(0)
 
@@ -118,6 +120,8 @@ class Embedding(Layer):
     def forward(self, index: Tensor) -> Tensor:
         """[K·B, …] → [K·B, …, D]."""
         k, words, width = self.weight.shape
+        # Beyond its table would be another lane's.
+        torch._assert_async(((index >= 0) & (index < words)).all(), f"an index is not one of 0 … {words - 1}")
         offset = torch.arange(k, device=index.device) * words
         rows = (index.reshape(self.lanes.count, -1) + offset[:, None]).view(index.shape)
         still = None if self.padding is None else index == self.padding
