@@ -172,6 +172,39 @@ class Lanes:
         self._model = model
         return ("fused" if self.algorithm.plain() else "stacked"), ""
 
+    def _check_padding(self, wave: Wave) -> None:
+        """Raises EngineError where an example that weighs nothing changes a client's gradient."""
+        job, lane, size = self._sample(wave)
+        seed = lane.pop("seed")
+        # Of a single example there is nothing to leave out: zeros stand in for another.
+        rows = tree.map(lambda x: x[:size] if size > 1 else torch.cat([x[:1], torch.zeros_like(x[:1])]), lane)
+        fixed = {"frozen": self._here(job.fixed["frozen"])}
+        if trial.padding_shows(self.learner, self._here(job.carry), fixed, {**rows, "seed": seed}):
+            raise EngineError(
+                "its forward pass or its loss mixes the examples of a batch, or counts them, so that no batch may be"
+                " filled up to the size of others"
+            )
+
+    def _sample(self, wave: Wave) -> tuple[Job, dict[str, Any], int]:
+        """A client whose own gradient can be had, its first batch, and how many examples are in it.
+
+        Raises what its gradient raises, or EngineError, where there is no such client.
+        """
+        turn = next(wave.turns())
+        trouble: Exception = EngineError("no client's first gradient is finite")
+        for k in sorted(range(turn.lanes), key=lambda k: -int(turn.sizes[k])):
+            job = wave.jobs[k]
+            lane = tree.map(lambda x, k=k: x[k], turn.batch)
+            carry, fixed = self._here(job.carry), {"frozen": self._here(job.fixed["frozen"])}
+            try:
+                grads, _, _ = self.learner.gradient(steps.variables(carry, fixed), lane, carry["steps"])
+            except Exception as error:
+                trouble = error
+                continue
+            if tree.not_finite(grads) is None:
+                return job, lane, int(turn.sizes[k])
+        raise trouble
+
 
 def _first(stack: Any, lanes: int) -> Any:
     return None if stack is None else tree.map(lambda x: x[:lanes], stack)

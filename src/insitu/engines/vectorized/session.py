@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import suppress
-from itertools import chain, groupby
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ from insitu.core.protocols import Setting
 from insitu.core.types import Answer, Client, Failure, Folded, Task
 from insitu.engines.inline import attempt
 from insitu.engines.vectorized.lanes import Finished, Lanes
-from insitu.engines.vectorized.choice import settled
 from insitu.engines.vectorized.together import Together, can_fold_together
 from insitu.engines.vectorized.wave import Shelf, Wave, form, width
 from insitu.rounds.client import answer, failure
@@ -30,14 +28,13 @@ Sums = dict[int, Together]
 class VectorizedSession:
     """Takes blocks of tasks. What comes out of one depends on the block and the number of lanes, on nothing else."""
 
-    def __init__(self, setting: Setting, choices: dict[str, Any], *, measure: bool = False) -> None:
-        """``measure``: the number of lanes, and whether to compile, are found out with the first client."""
+    def __init__(self, setting: Setting, choices: dict[str, Any]) -> None:
         self.setting, self.choices = setting, choices
         self.plan = setting.plan
         self._algorithm: Descent = self.plan.algorithm
         fixed_lanes = choices["lanes"] if choices["compile"] else None
         self.lanes = Lanes(self._algorithm, self.plan.learner, choices["device"], compiled=fixed_lanes)
-        self._proven, self._measure = False, measure
+        self._proven = False
         self._shelf = Shelf()
         # A resumed run sums with as many threads as before: another number may give other bits.
         self._threads = torch.get_num_threads()
@@ -46,11 +43,6 @@ class VectorizedSession:
 
     def run(self, work: Iterable[Task]) -> Iterator[Answer | Folded | Failure]:
         for tasks in joined(work, self.choices["lanes"]):
-        work = iter(work)
-        if self._measure and (first := next(work, None)) is not None:
-            if first.kind == "train":
-                self._settle(first)
-            work = chain([first], work)
             kind = tasks[0].kind
             if kind == "evaluate":
                 yield from evaluate_block(self.setting, tasks)
@@ -60,20 +52,6 @@ class VectorizedSession:
                 yield from self._blocks(tasks)
 
     def close(self) -> None:
-    def _settle(self, task: Task) -> None:
-        """Lanes and compilation for the run, measured on its first client; where that fails, its turn will say why."""
-        self._measure = False
-        with suppress(Exception), spans.span("start", "measure"):
-            client = self.setting.clients.at(task.place)
-            own = (self.setting.memories.get(task.client) or {}).get("algorithm")
-            job = self._algorithm.open(task, client, self.plan.learner, own)
-            columns = self.plan.learner.batch(client.data, slice(None))
-            size = width(job, self._algorithm.work().batch_size, self.plan.learner.mixes)
-            wave = Wave([job], [columns], size, self.lanes.device, Shelf())
-            if not self.lanes.kind:
-                self._choose(wave)
-            self.choices.update(settled(self.lanes, wave, self.setting, self.choices))
-
         """Lets go of the lanes' memory."""
         del self.lanes, self._shelf
         if self._threads != self.choices["threads"]:
@@ -146,7 +124,6 @@ class VectorizedSession:
 
     def _wave(self, jobs: Sequence[Job], columns: Sequence[Any], size: int, sums: Sums) -> Iterator[Told]:
         left = {job.task.client: job for job in jobs}
-        try:
         trouble = yield from self._trained(jobs, columns, size, left, sums)
         if trouble is None:
             return
@@ -160,6 +137,7 @@ class VectorizedSession:
         self, jobs: Sequence[Job], columns: Sequence[Any], size: int, left: dict[str, Job], sums: Sums
     ) -> Generator[Told, None, Exception | None]:
         """One wave; takes those who are done out of ``left``. Returns what stopped it, its memory let go of."""
+        try:
             with spans.span("data", "wave"):
                 wave = Wave(jobs, columns, size, self.lanes.device, self._shelf)
             if not self.lanes.kind:
@@ -225,8 +203,8 @@ class VectorizedSession:
             f" Vectorized(lanes={lanes}) says so from the start"
         )
         self.choices["lanes"] = lanes
-        gc.collect()
         self._shelf = Shelf()
+        gc.collect()
         if self.lanes.device.type == "cuda":
             torch.cuda.empty_cache()
         entries = [(job.task, job.client) for job in waiting]
