@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +16,7 @@ from insitu.core.errors import ResumeError
 if TYPE_CHECKING:
     from insitu.config import Config
     from insitu.core.protocols import Observer
+    from insitu.profile import Profile
     from insitu.result import Result
     from insitu.store.sqlite import SqliteStore
 
@@ -32,23 +33,35 @@ def run(
     events_file: Annotated[
         Path | None, typer.Option("--events", metavar="FILE", help="Append every event to a file, as JSON lines.")
     ] = None,
+    profiled: Annotated[
+        bool, typer.Option("--profile", help="Say where the time went, and write a trace (runs/RUN.trace.json).")
+    ] = False,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where --profile writes the trace; implies --profile.")
+    ] = None,
 ) -> None:
     """Run a configuration file. Ctrl-C stops after the present round; twice, at once."""
     from insitu.config import toml
     from insitu.observe.progress import Progress
+    from insitu.profile import Profile
     from insitu.run import run as execute
 
     flags = {"engine": engine, "rounds": rounds, "store": None if store is None else str(store.absolute())}
     given = [*(changes or []), *(f"run.{key}={toml.value(said)}" for key, said in flags.items() if said is not None)]
     config, given, whole_id = _config(file, given, resume)
     built = config.build()
-    with _opened(built.options["store"]) as opened, Progress() as progress:
+    profile = Profile() if profiled or trace else None
+    with _opened(built.options["store"]) as opened, Progress() as progress, ExitStack() as watched:
+        if profile is not None:
+            watched.enter_context(profile)
         observers = [_keeper(config, given, opened), progress, *_logs(events_file)]
         result = execute(
             built.plan, built.clients, evaluate=built.evaluate, observers=observers, resume=whole_id,
             **{**built.options, "store": opened},
         )  # fmt: skip
     typer.echo(_summary(result, built.options["rounds"]))
+    if profile is not None:
+        _tell(profile, trace or (config.store() or Path("runs/none")).with_name(f"{result.id}.trace.json"))
     if result.status != "finished":
         raise typer.Exit(INTERRUPTED)
 
@@ -86,6 +99,13 @@ def _keeper(config: Config, changes: list[str], store: SqliteStore | None) -> Ob
             store.update(event.run, rounds=event.rounds, toml=config.to_toml(), changes=own)
 
     return keep
+
+
+def _tell(profile: Profile, path: Path) -> None:
+    """The table on stdout, the trace into its file."""
+    typer.echo(f"\n{profile}")
+    profile.write(path)
+    typer.echo(f"wrote {path}, for https://ui.perfetto.dev or https://speedscope.app", err=True)
 
 
 def _logs(path: Path | None) -> list[Observer]:

@@ -83,6 +83,7 @@ class Lanes:
                 "frozen": self._here(wave.jobs[0].fixed["frozen"]),
             }
             carry = wave.stacked([job.carry for job in wave.jobs])
+        self._count(wave)
         told = fixed["message"] if same else None
         step = self._step(fixed, same)
         if self.kind == "fused" and same:
@@ -134,6 +135,15 @@ class Lanes:
             new = step(_pick(carry, index), some, batch)
             carry = tree.map(lambda x, y, i=index: x.index_copy(0, i, y), carry, new)
         return carry
+
+    def _count(self, wave: Wave) -> None:
+        """For a profile: how well the wave's batches fill the lanes."""
+        if (recorder := spans.recorder()) is not None:
+            counts = wave.counts()
+            busy = int(counts.sum())
+            slots = (busy if self.compiled is None else len(counts) * self.compiled) * wave.size
+            examples = sum(int(job.batches.ends[-1]) for job in wave.jobs)
+            recorder.count(steps=len(counts), lanes=busy, slots=slots, examples=examples)
 
     def _by_lane(self, fixed: Any) -> bool:
         return bool(tree.first_leaf(fixed["message"]["lr"]).dim())

@@ -142,8 +142,6 @@ class Wave:
             inside = np.arange(self.size) < sizes[:, None]
             weight = torch.from_numpy(inside).to(self.device, self._dtype)
             share = torch.from_numpy(inside / np.maximum(sizes, 1)[:, None]).to(self.device, self._dtype)
-        if (recorder := spans.recorder()) is not None:
-            recorder.count(steps=len(counts), lanes=len(sizes), slots=rows.size, examples=int(sizes.sum()))
         at = 0
         for count in counts.tolist():
             part = slice(at, at + count)
