@@ -23,7 +23,7 @@ from insitu.interrupt import Interrupt
 from insitu.record import matching, versions
 from insitu.result import Result
 from insitu.rounds import evaluate as measuring
-from insitu.rounds.memory import Memories
+from insitu.rounds.memory import Memories, usual_budget
 from insitu.rounds.plan import Plan
 from insitu.rounds.server import Model, Outcome, Server
 
@@ -40,6 +40,7 @@ def run(
     store: str | Path | Store | None = "runs/insitu.db",
     observers: Iterable[Callable[[events.Event], None]] | None = None,
     resume: str | None = None,
+    memory_budget: int | str | None = None,
 ) -> Result:
     """Trains by a plan on clients' data, and returns the result.
 
@@ -52,6 +53,8 @@ def run(
     store           a file for the record, checkpoints and metrics, or a Store; None: nothing is written
     observers       called with every event; None prints a few lines to stderr
     resume          the id of a run in the store: goes on where it was, with the same parts given again
+    memory_budget   bytes, or text such as "512MB": what clients keep between rounds (SCAFFOLD's control variates,
+                    personal layers) is in memory up to it, in a temporary file beyond; None: a quarter of the memory
 
     Raises PlanError, DataError, ResumeError, StoreError, or RoundError when rounds keep missing their quorum. Ctrl-C
     stops after the present round (the result's status is then "stopped"); a second one stops at once.
@@ -67,6 +70,7 @@ def run(
         raise PlanError(f"Expected seed={seed!r} to be a whole number")
     if evaluate_every is not None:
         plan = replace(plan, evaluate_every=evaluate_every)
+    budget = usual_budget() if memory_budget is None else checks.size(memory_budget=memory_budget)
     with spans.span("start", "check"):
         plan = plan.resolve(clients.schema())
         test = evaluation_data(plan, evaluate)
@@ -74,7 +78,7 @@ def run(
         if resume is None:
             engine = chosen_engine(engine, plan, len(clients), None)  # a plan that is refused leaves no store behind
     with Interrupt() as interrupt, _opened(store) as opened:
-        return _Loop(plan, clients, rounds, int(seed), test, interrupt).go(engine, opened, observers, resume)
+        return _Loop(plan, clients, rounds, int(seed), test, interrupt, budget).go(engine, opened, observers, resume)
 
 
 @dataclass
@@ -85,6 +89,7 @@ class _Loop:
     seed: int
     test: Data | None
     interrupt: Interrupt
+    budget: int
 
     def go(self, engine: Any, store: Store | None, observers: Any, resume: str | None) -> Result:
         self.history, self.store = History(), store
@@ -98,7 +103,7 @@ class _Loop:
         engine = chosen_engine(engine, self.plan, len(self.clients), record)
         self.id = record["id"] if record else _new_id()
         checkpoint = store.load(self.id) if record and store else None
-        memories = Memories(checkpoint.memories if checkpoint else None)
+        memories = Memories(checkpoint.memories if checkpoint else None, self.budget)
         same = record is not None and record["engine"] == engine.config()
         self._pending: list[events.Event] = []  # what is to be said once the run has started
         self._started = False

@@ -29,7 +29,7 @@ def test_a_file_becomes_a_run(folder):
     assert built.plan == insitu.Plan(FedAvg(), learner=LogisticLearner())
     assert len(built.clients) == 10
     assert built.clients.has_holdout()
-    assert built.options == {"rounds": 3, "seed": 0, "engine": None, "store": None}
+    assert built.options == {"rounds": 3, "seed": 0, "engine": None, "store": None, "memory_budget": None}
     result = insitu.run(built.plan, built.clients, evaluate=built.evaluate, observers=[], **built.options)
     assert result.history[-1]["accuracy"] > 0.5
     assert "clients_accuracy" in result.history[-1]

@@ -30,6 +30,9 @@ def run(
     rounds: Annotated[int | None, typer.Option(help="Rounds in all (run.rounds)")] = None,
     store: Annotated[Path | None, typer.Option(help="The store's file (run.store)")] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run: its id, or `last`.")] = None,
+    memory_budget: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Client memories held in memory, as 512MB (run.memory_budget)")
+    ] = None,
     events_file: Annotated[
         Path | None, typer.Option("--events", metavar="FILE", help="Append every event to a file, as JSON lines.")
     ] = None,
@@ -47,6 +50,7 @@ def run(
     from insitu.run import run as execute
 
     flags = {"engine": engine, "rounds": rounds, "store": None if store is None else str(store.absolute())}
+    flags["memory_budget"] = memory_budget
     given = [*(changes or []), *(f"run.{key}={toml.value(said)}" for key, said in flags.items() if said is not None)]
     config, given, whole_id = _config(file, given, resume)
     built = config.build()

@@ -24,7 +24,8 @@ from insitu.rounds.world import World
 class RunTable:
     """How a run is executed; its plan is in the other tables.
 
-    rounds, seed, engine, store, evaluate_every   as in :func:`insitu.run`; ``engine = "auto"`` takes the fastest, and
+    rounds, seed, engine, store, evaluate_every,
+    memory_budget                                 as in :func:`insitu.run`; ``engine = "auto"`` takes the fastest, and
                                                   ``store = false`` writes nothing
     evaluate_cohort, block                        as in :class:`insitu.Plan`
     """
@@ -36,9 +37,12 @@ class RunTable:
     evaluate_every: int = 1
     evaluate_cohort: str | dict[str, Any] | None = None
     block: int | None = None
+    memory_budget: int | str | None = None
 
     def __post_init__(self) -> None:
         checks.count(rounds=self.rounds)  # before anything is read or opened
+        if self.memory_budget is not None:
+            checks.size(memory_budget=self.memory_budget)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +68,7 @@ class Built(NamedTuple):
     clients: Population
     evaluate: Data | None
     options: dict[str, Any]
-    """rounds, seed, engine and store."""
+    """rounds, seed, engine, store and memory_budget."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ class Config:
         plan, engine = self.plan(), self.engine()
         clients, test = self.population()
         options = {"rounds": self.run.rounds, "seed": self.run.seed, "engine": engine, "store": self.store()}
+        options["memory_budget"] = self.run.memory_budget
         return Built(plan, clients, test, options)
 
     def plan(self) -> Plan:

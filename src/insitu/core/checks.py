@@ -6,6 +6,7 @@ Used as ``positive(lr=lr)``, so that the message can say ``Expected lr=-1 > 0``.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection
 from numbers import Real
 from typing import Any
@@ -64,3 +65,20 @@ def one_of(options: Collection[Any], **named: Any) -> Any:
     if value not in options:
         raise PlanError(f"Expected {name}={value!r} to be one of {', '.join(map(repr, options))}")
     return value
+
+
+_UNITS = {"": 1, "b": 1}
+for _power, _letter in enumerate("kmgt", start=1):
+    _UNITS |= {f"{_letter}b": 1000**_power, f"{_letter}ib": 1024**_power}
+
+
+def size(**named: Any) -> int:
+    """Bytes: a whole number >= 0, or text with a unit, such as ``"512MB"`` or ``"1.5 GiB"``."""
+    name, value = _one(named)
+    if isinstance(value, str):
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?b|)\s*", value.lower())
+        if found and found[2] in _UNITS:
+            return int(float(found[1]) * _UNITS[found[2]])
+    elif not isinstance(value, bool) and hasattr(value, "__index__") and int(value) >= 0:
+        return int(value)
+    raise PlanError(f'Expected {name}={value!r} to be bytes, a whole number >= 0 or text such as "512MB" or "1.5 GiB"')

@@ -13,7 +13,7 @@ import numpy as np
 
 from insitu.core import spans, tree
 from insitu.core.protocols import Session
-from insitu.core.types import ByClient, Context, Failure, Folded, Kind, Population, Report, Task
+from insitu.core.types import Answer, ByClient, Context, Failure, Folded, Kind, Population, Report, Task
 from insitu.rounds import virtual
 from insitu.rounds.buffered import USUAL_WORLD, Buffered, Sky, next_arrivals
 from insitu.rounds.cohort import draw
@@ -98,9 +98,7 @@ class Server:
             return Outcome(None, heard.reports, heard.failures, asked, down, heard.reason, spent=spent)
         with spans.span("fold", "the server's step"):
             after = self._told(model, heard, round)
-        for report in heard.reports:
-            self.memories.pend(report.client, report.memory)
-        self.memories.commit()
+        self.memories.commit({report.index for report in heard.reports})
         return Outcome(after, heard.reports, heard.failures, asked, down, measures=heard.measures)
 
     def ask_all(self, kind: Kind, message: Any, places: Any, version: int) -> Fold:
@@ -142,6 +140,17 @@ class Server:
     def _answers(self, tasks: Iterable[Task]) -> Generator[Any, None, None]:
         yield from self.session.run(tasks)
 
+    def _without_memory(self, item: Answer | Folded | Failure) -> Answer | Folded | Failure:
+        """What came in, its memories put by at once: those of a whole cohort need not fit in this process."""
+        if isinstance(item, Answer) and item.memory is not None:
+            self.memories.pend(item.task.client, item.memory, item.task.index)
+            return replace(item, memory=None)
+        if isinstance(item, Folded) and any(report.memory is not None for report in item.reports):
+            for report in item.reports:
+                self.memories.pend(report.client, report.memory, report.index)
+            return replace(item, reports=[replace(report, memory=None) for report in item.reports])
+        return item
+
     def _as_it_comes(self, model: Model, message: Any, round: int, attempt: int) -> Heard:
         """On the real clock: a round is complete when enough have answered."""
         places, wanted = draw(self.plan.cohort, self.plan.policy, len(self.clients), self.seed, round, attempt)
@@ -153,7 +162,7 @@ class Server:
         opened = policy.open(len(places), wanted, self.clock())
         with closing(self._answers(tasks)) as answers:
             for item in answers:
-                fold.take(item)
+                fold.take(self._without_memory(item))
                 for event in _events(item):
                     opened = policy.on(opened, event, self.clock())
                 if opened.effect != "wait":
@@ -175,7 +184,7 @@ class Server:
             tasks = self._asked(asked.places[new], "train", message, model.version, round, (len(done), blocks))
             with closing(self._answers(tasks)) as answers:
                 for item in answers:
-                    fold.take(item)
+                    fold.take(self._without_memory(item))
             done += new.tolist()
             blocks += -(-len(new) // self.plan.block_size(len(new)))
             broken = [done[failure.index] for failure in fold.failures]

@@ -248,7 +248,7 @@ class SqliteStore:
             prepared = [self._prepared(run, waiting, whole) for run, waiting in self._waiting.items() if waiting]
             with self._database.writing(self._safe) as connection:
                 for share in prepared:
-                    if not write(connection, share, self._me):
+                    if not self._written(connection, share, whole):
                         del self._waiting[share.run]
                         self._lost.add(share.run)
                         self._refuse_lost(share.run)
@@ -261,9 +261,19 @@ class SqliteStore:
         try:
             return prepare(run, waiting, whole=whole)
         except WireError as error:
-            if not whole:
-                waiting.checkpoint = None  # it can never be written, as who asks now is told; the events still can
-            raise StoreError(f"run {run!r} cannot be stored after round {waiting.durable}: {error}") from error
+            raise self._unwritable(run, whole, error) from error
+
+    def _written(self, connection: Connection, share: Prepared, whole: bool) -> bool:
+        try:
+            return write(connection, share, self._me)
+        except WireError as error:
+            raise self._unwritable(share.run, whole, error) from error
+
+    def _unwritable(self, run: str, whole: bool, error: WireError) -> StoreError:
+        waiting = self._waiting[run]
+        if not whole:
+            waiting.checkpoint = None  # it can never be written, as who asks now is told; the events still can
+        return StoreError(f"run {run!r} cannot be stored after round {waiting.durable}: {error}")
 
     def _safe(self) -> str:
         unsafe = {run: waiting.durable for run, waiting in self._waiting.items() if waiting}

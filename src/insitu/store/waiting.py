@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,8 @@ from insitu.core.protocols import Checkpoint
 from insitu.core.tree import Tree
 from insitu.store import rows, schema
 
+TOGETHER = 256
+"""Memories that are written with one statement, and encoded at once."""
 _FORGET_MEMORY = delete(schema.memories).where(
     schema.memories.c.run == bindparam("of_run"), schema.memories.c.client == bindparam("of_client")
 )
@@ -29,7 +32,8 @@ class Waiting:
     events: list[tuple[int, Event]] = field(default_factory=list)
     whole: int = 0
     checkpoint: Checkpoint | None = None
-    memories: dict[str, Tree | None] = field(default_factory=dict)
+    memories: dict[str, Mapping[str, Tree | None]] = field(default_factory=dict)
+    """By client the checkpoint's mapping that its memory is read from when it is written, from disk perhaps."""
 
     def __bool__(self) -> bool:
         return bool(self.events or self.checkpoint)
@@ -42,7 +46,7 @@ class Waiting:
     def commit(self, checkpoint: Checkpoint) -> None:
         """Keeps a round's checkpoint in the place of the one before it; the events so far go with it."""
         self.checkpoint, self.whole = checkpoint, len(self.events)
-        self.memories.update(checkpoint.memories)
+        self.memories.update(dict.fromkeys(checkpoint.memories, checkpoint.memories))
 
     def clear(self, events: int) -> None:
         """So many events and the checkpoint are on disk now; memories whose checkpoint is still to come are not."""
@@ -58,7 +62,7 @@ class Prepared:
     run: str
     events: rows.EventRows
     checkpoint: list[rows.Row]
-    memories: list[rows.Row]
+    memories: Mapping[str, Mapping[str, Tree | None]]
     columns: dict[str, Any]
     """What changes in the run's own row."""
 
@@ -66,17 +70,15 @@ class Prepared:
 def prepare(run: str, waiting: Waiting, *, whole: bool) -> Prepared:
     """The rows of what is waiting, ``whole``: without the events of a round that is under way.
 
-    Raises WireError for a state or memory that is not a tree.
+    Raises WireError for a state that is not a tree.
     """
     ready = waiting.events[: waiting.whole] if whole else waiting.events
-    prepared = Prepared(run, rows.of_events(run, ready), [], [], {})
+    prepared = Prepared(run, rows.of_events(run, ready), [], {}, {})
     done = waiting.checkpoint
     if done is not None:
         whole = {"round": done.round, "state": done.state, "stages": done.stages, "finished": done.finished}
         prepared.checkpoint = rows.of_blob({"run": run, "round": done.round}, whole)
-        for client, memory in waiting.memories.items():
-            key = {"run": run, "client": client, "round": done.round}
-            prepared.memories.extend(rows.of_blob(key, memory))
+        prepared.memories = waiting.memories
         prepared.columns = {"rounds": done.round, **({"status": "finished"} if done.finished else {})}
     return prepared
 
@@ -85,7 +87,7 @@ def write(connection: Connection, prepared: Prepared, writer: str) -> bool:
     """Writes the rows; False, and nothing written, where the run belongs to another writer.
 
     Writing the same events again changes nothing, so a commit of which it is not known whether it reached the
-    disk may simply be repeated.
+    disk may simply be repeated. Raises WireError for a memory that is not a tree.
     """
     run, own = prepared.run, schema.runs.c
     mine = update(schema.runs).where(own.id == run, own.writer == writer)
@@ -95,11 +97,21 @@ def write(connection: Connection, prepared: Prepared, writer: str) -> bool:
     if prepared.checkpoint:
         connection.execute(delete(schema.checkpoints).where(schema.checkpoints.c.run == run))
         connection.execute(insert(schema.checkpoints), prepared.checkpoint)
-    if prepared.memories:
-        clients = {row["client"] for row in prepared.memories}
-        connection.execute(_FORGET_MEMORY, [{"of_run": run, "of_client": client} for client in clients])
-        connection.execute(insert(schema.memories), prepared.memories)
+    _write_memories(connection, prepared)
     return True
+
+
+def _write_memories(connection: Connection, prepared: Prepared) -> None:
+    """A few at a time: all of a large cohort's memories together may not fit into this process's."""
+    clients = list(prepared.memories)
+    for at in range(0, len(clients), TOGETHER):
+        some = clients[at : at + TOGETHER]
+        connection.execute(_FORGET_MEMORY, [{"of_run": prepared.run, "of_client": client} for client in some])
+        found: list[rows.Row] = []
+        for client in some:
+            key = {"run": prepared.run, "client": client, "round": prepared.columns["rounds"]}
+            found.extend(rows.of_blob(key, prepared.memories[client][client]))
+        connection.execute(insert(schema.memories), found)
 
 
 def _write_events(connection: Connection, prepared: Prepared) -> None:
