@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from insitu.core import tree
 from insitu.learners.torch.dropout import Masks, keep_by_lane
 from insitu.learners.torch.losses import Loss, cross_entropy, cross_entropy_gradient
 from insitu.learners.torch.stacked.context import Lanes
@@ -42,7 +45,7 @@ class Stacked:
         self.module = self._swapped(self.module, "", set(trained)).requires_grad_(False)  # of what is frozen
         self._frozen: Any = None
         self.draws = True
-        self._counted = False
+        self._counted = self._loose = False
 
     def gradient(self, variables: Any, batch: Mapping[str, Any], step: Tensor) -> tuple[Any, Any, Any]:
         """As a learner's ``gradient``, with K in front of every shape; what is frozen is not stacked."""
@@ -85,16 +88,14 @@ class Stacked:
         """What is to be differentiated, with its own gradient, and the metric sums."""
         weight = batch["weight"]
         self.lanes.count = len(weight)
-        for layer in self._layers:
-            layer.begin()
-        x, y = batch["x"], batch["y"].flatten(0, 1)
-        x = {name: c.flatten(0, 1) for name, c in x.items()} if isinstance(x, Mapping) else x.flatten(0, 1)
-        if self.draws:
-            with _LaneMasks(batch["seed"], step, len(weight)) as masks:
-                output = self.module(x)
-            self.draws = masks.drew
-        else:
-            output = self.module(x)
+        x, y = tree.map(lambda c: c.flatten(0, 1), batch["x"]), batch["y"].flatten(0, 1)
+        try:
+            output = self._output(x, batch["seed"], step)
+        except RuntimeError as error:
+            if self._loose or "view size is not compatible" not in str(error):
+                raise
+            self._loose = True
+            output = self._output(x, batch["seed"], step)
         if self.lanes.lr is None:
             # A first pass without steps shows which layers are used more than once.
             self._counted = True
@@ -103,6 +104,17 @@ class Stacked:
         elif any(layer.calls > 1 and not layer.again for layer in self._layers):
             raise RuntimeError("a layer is used more often than in the first pass: its steps cannot be fused")
         return self._sums(output, y, batch)
+
+    def _output(self, x: Any, seed: Tensor, step: Tensor) -> Any:
+        for layer in self._layers:
+            layer.begin()
+        with _Views() if self._loose else nullcontext():
+            if not self.draws:
+                return self.module(x)
+            with _LaneMasks(seed, step, self.lanes.count) as masks:
+                output = self.module(x)
+            self.draws = masks.drew
+            return output
 
     def _sums(
         self, output: Any, y: Tensor, batch: Mapping[str, Any]
@@ -174,6 +186,18 @@ def _checked(module: Any, prefix: str) -> nn.Module:
     if isinstance(module, nn.RNNBase) and module.dropout and module.num_layers > 1 and not module.batch_first:
         raise ValueError(f"{name} drops out with time in front: batch_first=True")
     return module  # type: ignore[no-any-return]
+
+
+class _Views(TorchFunctionMode):
+    """Copies what cannot be viewed: convolutions leave channels last, which a forward with ``view`` does not expect."""
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not Tensor.view:
+            return func(*args, **(kwargs or {}))
+        try:
+            return args[0].view(*args[1:], **(kwargs or {}))
+        except RuntimeError:
+            return args[0].contiguous().view(*args[1:], **(kwargs or {}))
 
 
 class _LaneMasks(Masks):
