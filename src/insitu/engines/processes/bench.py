@@ -89,24 +89,29 @@ class Bench:
         return said
 
     def _gather(self, tasks: Sequence[Task], wanted: Callable[[], bool]) -> list[Answer | Folded | Failure] | None:
-        """What the inner session yields, its answers folded where nobody has to see each; None: cancelled."""
+        """What the inner session yields, its answers folded block by block where nobody has to see each.
+
+        None: cancelled.
+        """
         plan, fold = self._setting.plan, foldable(self._setting.plan, tasks[0])
-        accumulator, reports = plan.reduce.zero(), list[Report]()
+        sums: dict[int, tuple[Any, list[Report]]] = {}
         kept: list[Answer | Folded | Failure] = []
         with closing(self._session.run(tasks)) as items:  # type: ignore[type-var]  # a generator, by the protocol's text
             for item in items:
                 if not wanted():
                     return None
                 if isinstance(item, Answer) and fold:
+                    accumulator, reports = sums.get(item.task.block) or (plan.reduce.zero(), [])
                     try:
                         accumulator = fold_in(plan, accumulator, item)
                     except UpdateError as error:
                         kept.append(failure(item.task, error))
                     else:
                         reports.append(_bare(item).report())
+                        sums[item.task.block] = accumulator, reports
                 else:
                     kept.append(_bare(item) if isinstance(item, Answer) else item)
-        return [*kept, Folded(tasks[0].block, accumulator, reports)] if reports else kept
+        return [*kept, *(Folded(block, accumulator, reports) for block, (accumulator, reports) in sums.items())]
 
 
 def foldable(plan: Any, task: Task) -> bool:

@@ -10,6 +10,7 @@ from insitu.core import checks
 from insitu.core.protocols import Engine, Setting
 from insitu.engines.processes.pack import unpicklable
 from insitu.engines.processes.session import ProcessesSession
+from insitu.rounds.blocks import blocks_in_a_round
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,3 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def blocks_in_a_round(setting: Setting) -> int:
-    """The blocks that the first round's cohort is cut into, at least one."""
-    plan, population = setting.plan, len(setting.clients)
-    cohort: int = plan.policy.ask(len(plan.cohort.sample(population, setting.seed, 1)), population)
-    size: int = plan.block_size(max(cohort, 1))
-    return max(1, -(-cohort // size))

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any
 
 from insitu.core.types import Answer, Failure, Folded, Task
 from insitu.engines.processes.orders import Done, Lost
+from insitu.rounds.blocks import joined
 
 
 @dataclass(eq=False)
 class Block:
-    """Consecutive tasks that one worker works off.
+    """Consecutive tasks that one worker works off: a block of the server's, or several.
 
     number   by which its answer is known
     version  of the inner engine's choices with which it was handed out last
@@ -34,9 +34,9 @@ class Line:
     number of workers.
     """
 
-    def __init__(self, work: Iterable[Task], numbers: Iterator[int], most: int) -> None:
-        """``most`` blocks may be waiting or under way; no more are pulled."""
-        self._work = (list(tasks) for _, tasks in groupby(work, key=lambda task: (task.kind, task.block)))
+    def __init__(self, work: Iterable[Task], numbers: Iterator[int], most: int, together: int = 0) -> None:
+        """``most`` blocks may wait or be under way. ``together``: the tasks up to which blocks are joined."""
+        self._work = joined(work, together)
         self._numbers, self._most = numbers, most
         self._pulled = False
         self._blocks: deque[Block] = deque()

@@ -16,6 +16,7 @@ from insitu.engines.processes.line import Block, Line, told
 from insitu.engines.processes.orders import Done, Load, Order
 from insitu.engines.processes.pack import pack
 from insitu.engines.processes.pool import Pool
+from insitu.rounds.blocks import cohort_size
 
 AHEAD = 4
 """Blocks a worker that may be under way or wait for the ones before them."""
@@ -37,9 +38,10 @@ class ProcessesSession:
         first = self._pool.start({name: x for name, x in setting.choices.items() if name not in OWN})
         self.choices: dict[str, Any] = {"workers": workers, "inner": first.engine, **first.choices}
         self._notify(first.notices)
+        self._share = -(-cohort_size(setting) // workers)
 
     def run(self, work: Iterable[Task]) -> Iterator[Answer | Folded | Failure]:
-        line = Line(work, self._numbers, AHEAD * len(self._pool.hands))
+        line = Line(work, self._numbers, AHEAD * len(self._pool.hands), self._together())
         last = 0
         try:
             self._hear(line, wait=False)
@@ -59,6 +61,10 @@ class ProcessesSession:
     def close(self) -> None:
         """Ends all workers."""
         self._pool.close()
+
+    def _together(self) -> int:
+        """Lanes are the faster the more clients stand side by side, up to a fair share for each worker."""
+        return min(int(self.choices.get("lanes", 0)), self._share)
 
     def _hear(self, line: Line, *, wait: bool) -> None:
         with spans.span("idle" if wait else "other", "workers"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,11 +10,9 @@ import torch
 from insitu.core import arrays, checks, tree
 from insitu.core.descent import Descent
 from insitu.core.errors import EngineError
-from insitu.core.protocols import Engine, GradientLearner, Setting, Stackable
+from insitu.core.protocols import Engine, GradientLearner, Setting
+from insitu.engines.vectorized.choice import has_compiler
 from insitu.engines.vectorized.session import VectorizedSession
-
-COMPILE_FROM = 20_000
-"""Steps of all lanes together in a run from which ``compile="auto"`` compiles: a compiler takes half a minute."""
 
 ONE_THREAD = 500_000
 """Parameters up to which one thread computes: several would wait for each other more than they help."""
@@ -25,8 +22,9 @@ ONE_THREAD = 500_000
 class Vectorized(Engine):
     """Stacks the parameters of several clients and advances all by one step with one call.
 
-    lanes    clients at once; None: by the size of the model (16 small, 8 medium, 4 large; four times that on a GPU)
-    compile  True, False, or "auto": compile long runs where a C++ compiler is there
+    lanes    clients at once; None: measured with the first client, and remembered for this model and machine; short
+             runs take what is usual for the size of the model
+    compile  True, False, or "auto": where the model has no stacked form and compiling saves more than twice its cost
     device   "cpu", "cuda", "cuda:1", "mps"; None: a GPU where there is one
     """
 
@@ -64,9 +62,11 @@ class Vectorized(Engine):
 
     def open(self, setting: Setting) -> VectorizedSession:
         chosen = {**self._choose(setting), **setting.choices}
-        return VectorizedSession(setting, chosen)
+        measure = self.lanes is None and self.compile == "auto" and "lanes" not in setting.choices
+        return VectorizedSession(setting, chosen, measure=measure)
 
     def _choose(self, setting: Setting) -> dict[str, Any]:
+        """What is given, and what is usual until it is measured."""
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
             torch.zeros(1, device=device)
@@ -74,28 +74,20 @@ class Vectorized(Engine):
             raise EngineError(f"device={device!r} cannot be used here ({error}): leave device out, or 'cpu'") from error
         start = setting.plan.learner.init(setting.seed)
         size = sum(x.numel() for x in tree.values(start.shared))
-        lanes = self.lanes or (16 if size <= 50_000 else 8 if size <= 500_000 else 4) * (1 if device == "cpu" else 4)
-        compiled = self._worth_compiling(setting, lanes) if self.compile == "auto" else self.compile
-        if compiled and setting.plan.learner.mixes:
-            setting.notify("layers that mix the examples of a batch (batch norm) are not compiled")
-            compiled = False
+        lanes = self.lanes or (32 if size <= 50_000 else 8 if size <= 500_000 else 4) * (1 if device == "cpu" else 4)
         return {
             "lanes": lanes,
-            "compile": compiled,
+            "compile": self.compile is True and self._can_compile(setting, device),
             "device": device,
             "threads": 1 if device == "cpu" and size <= ONE_THREAD else torch.get_num_threads(),
             "torch": torch.__version__,
         }
 
-    def _worth_compiling(self, setting: Setting, lanes: int) -> bool:
-        plan, clients = setting.plan, setting.clients
-        if plan.learner.mixes or (shutil.which("g++") is None and shutil.which("clang++") is None):
+    def _can_compile(self, setting: Setting, device: str) -> bool:
+        if setting.plan.learner.mixes:
+            setting.notify("layers that mix the examples of a batch (batch norm) are not compiled")
             return False
-        if isinstance(plan.learner, Stackable) and not isinstance(plan.learner.stacked(), str):
-            return False  # stacked layers need no compiler to be fast
-        cohort = plan.buffered.size if plan.buffered else len(plan.cohort.sample(len(clients), setting.seed, 1))
-        examples = clients.size_at(0) or 100
-        work = plan.algorithm.work()
-        per_epoch = max(1, examples // (work.batch_size or examples))
-        steps = work.steps or per_epoch * (work.epochs or 1)
-        return setting.rounds * cohort * steps / lanes >= COMPILE_FROM
+        if not has_compiler(torch.device(device)):
+            setting.notify("there is no C++ compiler on this machine, so steps are not compiled: install g++")
+            return False
+        return True

@@ -7,7 +7,7 @@ one shape, runs idle lanes along, on batches that weigh nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +92,26 @@ class Lanes:
             yield Finished(wave.jobs, end, told)
         else:
             yield from self._in_turn(step, carry, fixed, wave, told)
+
+    def rehearsed(self, wave: Wave, n: int) -> Callable[[], Any]:
+        """One step of ``n`` clients like the wave's first, to be timed; what comes of it is thrown away."""
+        job = wave.jobs[0]
+        memory = job.fixed["memory"]
+        many = tree.map(lambda x: x[:1].expand(n, *x.shape[1:]).contiguous(), next(wave.turns()).batch)
+        carry = _repeated(self._here(job.carry), n)
+        fixed = {
+            "message": self._here(job.fixed["message"]),
+            "memory": None if memory is None else _repeated(self._here(memory), n),
+            "frozen": self._here(job.fixed["frozen"]),
+        }
+        step = self._step(fixed, same=True)
+
+        def once() -> None:
+            step(carry, fixed, many)
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+
+        return once
 
     def _in_place(self, step: steps.Step, carry: Any, fixed: Any, wave: Wave) -> Any:
         """Fused steps change the carry itself: all ends stand in it when the longest client has finished."""
@@ -214,6 +234,10 @@ class Lanes:
             if tree.not_finite(grads) is None:
                 return job, lane, int(turn.sizes[k])
         raise trouble
+
+
+def _repeated(a: Any, n: int) -> Any:
+    return tree.map(lambda x: x.expand(n, *x.shape).clone(), a)
 
 
 def _first(stack: Any, lanes: int) -> Any:

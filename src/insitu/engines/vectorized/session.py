@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from itertools import groupby
+from contextlib import suppress
+from itertools import chain, groupby
 from typing import Any
 
 import torch
@@ -14,9 +15,11 @@ from insitu.core.descent import Descent, Job
 from insitu.core.protocols import Setting
 from insitu.core.types import Answer, Client, Failure, Folded, Task
 from insitu.engines.inline import attempt
+from insitu.engines.vectorized.choice import settled
 from insitu.engines.vectorized.lanes import Finished, Lanes
 from insitu.engines.vectorized.together import Together, can_fold_together
 from insitu.engines.vectorized.wave import Shelf, Wave, form, width
+from insitu.rounds.blocks import joined
 from insitu.rounds.client import answer, failure
 from insitu.rounds.evaluate import evaluate_block
 
@@ -28,13 +31,14 @@ Sums = dict[int, Together]
 class VectorizedSession:
     """Takes blocks of tasks. What comes out of one depends on the block and the number of lanes, on nothing else."""
 
-    def __init__(self, setting: Setting, choices: dict[str, Any]) -> None:
+    def __init__(self, setting: Setting, choices: dict[str, Any], *, measure: bool = False) -> None:
+        """``measure``: the number of lanes, and whether to compile, are found out with the first client."""
         self.setting, self.choices = setting, choices
         self.plan = setting.plan
         self._algorithm: Descent = self.plan.algorithm
         fixed_lanes = choices["lanes"] if choices["compile"] else None
         self.lanes = Lanes(self._algorithm, self.plan.learner, choices["device"], compiled=fixed_lanes)
-        self._proven = False
+        self._proven, self._measure = False, measure
         self._shelf = Shelf()
         # A resumed run sums with as many threads as before: another number may give other bits.
         self._threads = torch.get_num_threads()
@@ -42,6 +46,11 @@ class VectorizedSession:
             torch.set_num_threads(choices["threads"])
 
     def run(self, work: Iterable[Task]) -> Iterator[Answer | Folded | Failure]:
+        work = iter(work)
+        if self._measure and (first := next(work, None)) is not None:
+            if first.kind == "train":
+                self._settle(first)
+            work = chain([first], work)
         for tasks in joined(work, self.choices["lanes"]):
             kind = tasks[0].kind
             if kind == "evaluate":
@@ -50,6 +59,20 @@ class VectorizedSession:
                 yield from (attempt(self.setting, task) for task in tasks)
             else:
                 yield from self._blocks(tasks)
+
+    def _settle(self, task: Task) -> None:
+        """Lanes and compilation for the run, measured on its first client; where that fails, its turn will say why."""
+        self._measure = False
+        with suppress(Exception), spans.span("start", "measure"):
+            client = self.setting.clients.at(task.place)
+            own = (self.setting.memories.get(task.client) or {}).get("algorithm")
+            job = self._algorithm.open(task, client, self.plan.learner, own)
+            columns = self.plan.learner.batch(client.data, slice(None))
+            size = width(job, self._algorithm.work().batch_size, self.plan.learner.mixes)
+            wave = Wave([job], [columns], size, self.lanes.device, Shelf())
+            if not self.lanes.kind:
+                self._choose(wave)
+            self.choices.update(settled(self.lanes, wave, self.setting, self.choices))
 
     def close(self) -> None:
         """Lets go of the lanes' memory."""
@@ -222,19 +245,6 @@ class VectorizedSession:
                 f"this model cannot run in lanes, so its clients run one after another ({self.choices['sequential']})"
             )
         yield from told
-
-
-def joined(work: Iterable[Task], lanes: int) -> Iterator[list[Task]]:
-    """Blocks of tasks of one kind, several together as long as they fit into the lanes."""
-    held: list[Task] = []
-    for (kind, _), block in groupby(work, key=lambda task: (task.kind, task.block)):
-        tasks = list(block)
-        if held and (held[0].kind != kind or len(held) + len(tasks) > lanes):
-            yield held
-            held = []
-        held.extend(tasks)
-    if held:
-        yield held
 
 
 def _out_of_memory(error: Exception) -> bool:

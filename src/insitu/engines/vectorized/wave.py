@@ -59,7 +59,7 @@ class Wave:
         self.steps = np.array([len(job.batches) for job in self.jobs])
         parts = [columns[k] for k in order]
         self._shelf = shelf
-        self._columns = {name: self._joint(name, *(part[name] for part in parts)) for name in parts[0]}
+        self.columns = {name: self._joint(name, *(part[name] for part in parts)) for name in parts[0]}
         self._seeds = torch.tensor([job.dropout for job in self.jobs], device=device)
         self._dtype = tree.first_leaf({"s": self.jobs[0].carry["shared"], "p": self.jobs[0].carry["personal"]}).dtype
 
@@ -123,7 +123,7 @@ class Wave:
 
     def _stretches(self, counts: np.ndarray) -> list[int]:
         """Where to cut the steps, so that each stretch's examples are few enough bytes."""
-        example = sum(c.element_size() * max(1, c[:1].numel()) for c in tree.values(self._columns))
+        example = sum(c.element_size() * max(1, c[:1].numel()) for c in tree.values(self.columns))
         most = max(1, STRETCH // (example * self.size))
         ends, held = [], 0
         for t, count in enumerate(counts):
@@ -138,7 +138,7 @@ class Wave:
         with spans.span("data", "gather"):
             index = torch.from_numpy(rows.reshape(-1)).to(self.device)
             shape = rows.shape
-            columns = {name: self._gathered(name, column, index, shape) for name, column in self._columns.items()}
+            columns = {name: self._gathered(name, column, index, shape) for name, column in self.columns.items()}
             inside = np.arange(self.size) < sizes[:, None]
             weight = torch.from_numpy(inside).to(self.device, self._dtype)
             share = torch.from_numpy(inside / np.maximum(sizes, 1)[:, None]).to(self.device, self._dtype)
