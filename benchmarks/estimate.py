@@ -57,9 +57,9 @@ def main() -> None:
 def half(what: str, options: list[str]) -> dict[str, float]:
     """The figures of one half, out of a process of its own."""
     command = [sys.executable, __file__, "--child", what, *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        with PeakMemory(process.pid, every=0.1) as memory:
-            out, _ = process.communicate()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    with PeakMemory(process.pid, every=0.1) as memory:
+        out, _ = process.communicate()
     if process.returncode:
         sys.exit(f"{' '.join(command)} ended with code {process.returncode}")
     return {"peak_memory": memory.peak, **json.loads(out)}

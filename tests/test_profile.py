@@ -124,5 +124,5 @@ def test_a_trace_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     with insitu.Profile() as profile:
         pass
-    with pytest.raises(StoreError, match="no trace can be written to .*trace.json"):
+    with pytest.raises(StoreError, match="no trace can be written to"):
         profile.write(tmp_path / "file" / "trace.json")

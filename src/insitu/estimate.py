@@ -138,7 +138,7 @@ def estimate(
     asked = _asked(plan, clients, seed, rounds, watch.asked)
     return Estimate(
         rounds, once, one, later_measuring, -(-rounds // every) if every else 0, watch.peak,
-        round(watch.bytes_up * asked / sum(watch.asked)), round(watch.bytes_down * asked / sum(watch.asked)),
+        _sent(watch.bytes_up, watch.asked, asked), _sent(watch.bytes_down, watch.asked, asked),
         watch.measured, watch.choices,
     )  # fmt: skip
 
@@ -159,7 +159,8 @@ class _Watch:
         self.cycles: list[Cost] = []
         self.evaluations: list[Cost | None] = []
         self.asked: list[int] = []
-        self.bytes_up = self.bytes_down = 0
+        self.bytes_up: list[int] = []
+        self.bytes_down: list[int] = []
         self.choices: dict[str, Any] = {}
         self.peak: int | None = None
         self.before = self.after = Cost()
@@ -192,8 +193,8 @@ class _Watch:
             self.asked[event.round - 1 :] = [event.cohort]
         elif isinstance(event, events.RoundCommitted):
             self._committed = now
-            self.bytes_up += event.bytes_up
-            self.bytes_down += event.bytes_down
+            self.bytes_up.append(event.bytes_up)
+            self.bytes_down.append(event.bytes_down)
             self._look()
         elif isinstance(event, events.Evaluated):
             self._evaluated = now - self._committed
@@ -250,6 +251,13 @@ def _clocks() -> Cost:
 
 def _mean(costs: list[Cost]) -> Cost:
     return sum(costs, Cost()) * (1 / len(costs)) if costs else Cost()
+
+
+def _sent(measured: list[int], asked: list[int], in_all: float) -> int:
+    """Bytes of all rounds. The first may send something else than those after it, which send alike, by client."""
+    if len(measured) == 1 or not sum(asked[1:]):
+        return round(sum(measured) * in_all / max(1, sum(asked)))
+    return measured[0] + round(sum(measured[1:]) * (in_all - asked[0]) / sum(asked[1:]))
 
 
 def _asked(plan: Plan, clients: Population, seed: int, rounds: int, measured: list[int]) -> float:

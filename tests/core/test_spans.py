@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from contextvars import copy_context
 
 import pytest
@@ -77,9 +78,9 @@ def test_a_whole_phase_takes_what_is_inside_it(clock, whole):
 
 def test_an_error_ends_its_spans(clock):
     with spans.recording(spans.Recorder()) as recorder:
-        with pytest.raises(ValueError, match="no"), spans.span("other", "round"), spans.span("train", "steps"):
+        with suppress(ValueError), spans.span("other", "round"), spans.span("train", "steps"):
             spend(clock, 5)
-            raise ValueError("no")
+            raise ValueError
         with spans.span("fold", "take"):
             spend(clock, 3)
     assert walls(recorder) == {"train": 5, "other": 0, "fold": 3}
