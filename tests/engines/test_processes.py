@@ -193,6 +193,19 @@ def test_any_number_of_workers_gives_the_bits_of_lanes_in_one_process():
         assert {name: result.choices[name] for name in kept} == kept
 
 
+@pytest.mark.parametrize(
+    "make", [lambda: TorchLearner(nn.Linear(6, 3).float()), pytest.param(network, marks=pytest.mark.long)]
+)
+def test_fused_steps_have_the_same_bits_on_any_number_of_workers(make):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        chosen = insitu.Plan(FedAvg(lr=0.1, epochs=2, batch_size=4), learner=make(), block=2)
+    expected = train(chosen, clients(), Vectorized(lanes=4, compile=False, device="cpu"), rounds=2)
+    assert expected.choices["step"] == "fused"
+    for workers in (1, 2, 4):
+        same(expected, train(chosen, clients(), Processes(workers=workers, lanes=4, compile=False), rounds=2))
+
+
 def test_what_the_first_block_shows_of_a_model_holds_for_all_workers():
     """A model that cannot be run in lanes: one process notices in its first block and folds the others in order."""
 
