@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
@@ -54,24 +53,13 @@ def chosen_engine(engine: Any, plan: Plan, clients: int, record: dict[str, Any] 
         settings = {k: v for k, v in record["engine"].items() if k != "name"}
         engine = find("engines", record["engine"]["name"])(**settings)
     if engine is None:
-        engine = fastest(plan, clients)
+        engine = find("engines", "auto")()
     if isinstance(engine, str):
         engine = find("engines", engine)()
     if not isinstance(engine, Engine):
-        raise PlanError(f"engine={engine!r} is not an engine: give 'inline', 'vectorized', 'processes' or Inline()")
+        raise PlanError(
+            f"engine={engine!r} is not an engine: give 'auto', 'inline', 'vectorized', 'processes', or Inline()"
+        )
     if (reason := engine.refuses(plan)) is not None:
         raise PlanError(f"engine {engine.part_name()!r} cannot run this plan: {reason}")
     return engine
-
-
-def fastest(plan: Plan, clients: int) -> Engine:
-    """Lanes, for several clients whose plan allows them (descent of a PyTorch module), else one after another.
-
-    Worker processes are never chosen by themselves: they cost seconds to start and memory to hold.
-    """
-    if clients > 1 and "torch" in sys.modules:
-        vectorized: Engine = find("engines", "vectorized")()
-        if vectorized.refuses(plan) is None:
-            return vectorized
-    inline: Engine = find("engines", "inline")()
-    return inline

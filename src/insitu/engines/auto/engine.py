@@ -1,0 +1,37 @@
+"""Auto: the engine that a run gets where none is named."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from insitu.core.protocols import Engine, Session, Setting
+from insitu.engines.inline import Inline
+
+
+@dataclass(frozen=True)
+class Auto(Engine):
+    """Lanes in this process, where the plan allows them, and worker processes as soon as they pay.
+
+    Starts at once with lanes, measures what a round takes, and moves to one worker a core where that saves more than
+    twice the seconds that workers take to start; training goes on meanwhile. The answer has the same bits wherever it
+    is computed. What was chosen is among the run's choices, and a resumed run takes it.
+    """
+
+    @classmethod
+    def part_name(cls) -> str:
+        return "auto"
+
+    def refuses(self, plan: Any) -> str | None:
+        return None
+
+    def open(self, setting: Setting) -> Session:
+        if len(setting.clients) < 2 or "torch" not in sys.modules:
+            return Inline().open(setting)
+        from insitu.engines.auto.session import AutoSession
+        from insitu.engines.vectorized import Vectorized
+
+        if Vectorized().refuses(setting.plan) is not None:
+            return Inline().open(setting)
+        return AutoSession(setting)
