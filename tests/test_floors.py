@@ -66,6 +66,7 @@ HOMES = {
     "pydantic": ("config",),
     "matplotlib": ("report", "data/picture"),
     "pandas": ("",),
+    "pyarrow": ("data/parquet",),
     "cloudpickle": ("engines/processes",),
     "joblib": ("engines/processes",),
 }

@@ -16,6 +16,7 @@ from insitu.data.eager import Eager
 from insitu.data.holdout import Holdout
 from insitu.data.ids import Ids
 from insitu.data.lazy import Lazy
+from insitu.data.mapped import opened
 from insitu.data.partition.by_key import by_key
 from insitu.data.summary import Summary, tabulate
 
@@ -48,7 +49,8 @@ class Clients:
         """Clients that each have some rows of one data set.
 
         The arrays are kept, not copied; a client's rows are taken when it is asked for (a view of them where
-        they follow each other), so change the arrays afterwards only if you mean to change the clients.
+        they follow each other), so change the arrays afterwards only if you mean to change the clients. A memory
+        map (``numpy.memmap``, ``numpy.load(…, mmap_mode="r")``) stays in its file: see :meth:`from_npy`.
 
         Args:
             x: examples: an array [n, …], a dict of such arrays, a pandas DataFrame or a torch tensor;
@@ -76,6 +78,62 @@ class Clients:
         if len(names) != clients:
             raise DataError(f"ids has {len(names)} ids and parts has {clients} parts: give one id a client")
         return cls(Eager(x, y, parts, names, Holdout(holdout, seed), schema))
+
+    @classmethod
+    def from_npy(cls, x: Any, y: Any = None, parts: Sequence[Any] | None = None, **options: Any) -> Clients:
+        """Clients that each have some rows of arrays in ``.npy`` files, which may be larger than memory.
+
+        A client's rows are read, and checked for NaN and Inf, when it is asked for; worker processes read for
+        themselves. The same as :meth:`from_arrays` with ``numpy.load(x, mmap_mode="r")``. Rows that follow each
+        other are read fastest: store the data sorted by client.
+
+        Args:
+            x: the path of the examples [n, …], or a dict of paths.
+            y: the path of the labels [n, …]; labels in memory; or None.
+            parts, options: as in :meth:`from_arrays`.
+
+        Raises:
+            DataError: as in :meth:`from_arrays`, and where a file is not a ``.npy`` file of numbers.
+        """
+        arrays = tree.map(lambda path: opened(path, "x"), x)
+        labels = opened(y, "y") if isinstance(y, (str, Path)) else y
+        return cls.from_arrays(arrays, labels, parts, **options)
+
+    @classmethod
+    def from_parquet(
+        cls,
+        path: str | Path,
+        by: str,
+        label: str | None = None,
+        *,
+        features: Sequence[str] | None = None,
+        holdout: float = 0.0,
+        schema: Schema | None = None,
+        seed: int = 0,
+    ) -> Clients:
+        """One client a distinct key in a Parquet file, which may be larger than memory. Needs ``insitu[parquet]``.
+
+        The columns ``by``, ``label`` and those of text are read once at the start, the others by client, a row
+        group at a time: write the file sorted by client, with row groups of some clients' size. Columns of text
+        become one column of 0 and 1 for each of their values.
+
+        Args:
+            path: the file.
+            by: the column of keys: whole numbers or text. A client's id is ``str(key)``, in sorted order.
+            label: the column of labels.
+            features: the columns to learn from: numbers, lists of numbers of one length, or text. All others
+                than ``by`` and ``label`` by default.
+            holdout, schema, seed: as in :meth:`from_arrays`.
+
+        Raises:
+            DataError: no such file or column, a column of another type, missing keys or labels; later, with the
+                client's name, a missing or infinite value.
+        """
+        from insitu.data.parquet import Parquet
+
+        rows = Parquet(path, by, label, features)
+        schema = rows.schema() if schema is None else schema
+        return cls(Lazy(Ids(rows.keys), rows, rows.sizes, Holdout(holdout, seed), schema))
 
     @classmethod
     def by_key(

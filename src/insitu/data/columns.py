@@ -115,10 +115,12 @@ def check_values(
     y: np.ndarray | None,
     names: tuple[str, ...] | None,
     client_of: Callable[[np.ndarray], list[str | None]],
+    numbers: np.ndarray | None = None,
 ) -> None:
     """Raises DataError for the first NaN or Inf that a client owns, naming client, column and row.
 
-    ``client_of(rows)`` gives the client of each row, None for rows that are nobody's: those are let be.
+    ``client_of(rows)`` gives the client of each row, None for rows that are nobody's: those are let be. ``numbers`` [n]
+    is what rows are called, where these are some rows of a larger whole.
     """
     for path, values in [*((f"x/{p}" if p else "x", v) for p, v in tree.leaves(x)), ("y", y)]:
         rows = bad_rows(values) if values is not None else ()
@@ -127,8 +129,9 @@ def check_values(
         if owned:
             row, owner = owned[0]
             what, where = _cell(values[row], names if path == "x" else None)
+            number = row if numbers is None else numbers[row]
             raise DataError(
-                f"client {owner!r}: {path} holds {what}{where} at row {row} ({len(owned)} such rows in all): {CURE}"
+                f"client {owner!r}: {path} holds {what}{where} at row {number} ({len(owned)} such rows in all): {CURE}"
             )
 
 

@@ -1,4 +1,4 @@
-"""Clients that are row numbers of arrays in memory."""
+"""Clients that are row numbers of arrays, in memory or in files."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from insitu.core.errors import DataError
 from insitu.core.types import Client, Data, Schema
 from insitu.data import columns
 from insitu.data.holdout import Holdout
+from insitu.data.mapped import Mapped, blocks, mapped
+
+_BLOCK = 1 << 22
+"""Elements of labels looked at in one go."""
 
 
 class Eager:
@@ -22,6 +26,8 @@ class Eager:
     for: so the data are in memory once, plus one client at a time. (Reordering them by client up front would
     hold them twice while the caller keeps the original.) Rows that follow each other are a view, which costs
     nothing; so sorted data are the fastest.
+
+    Arrays in files (memory maps) stay there: a client's rows are read, and checked, when it is asked for.
     """
 
     def __init__(
@@ -34,12 +40,15 @@ class Eager:
         schema: Schema | None = None,
     ) -> None:
         names = columns.column_names(x)
-        self.x, y = columns.as_x(x), columns.as_y(y)
+        self.x, y = tree.map(mapped, columns.as_x(x)), columns.as_y(y)
+        if y is not None:
+            y = mapped(y)
+        self.out_of_core = any(isinstance(values, Mapped) for values in [*tree.values(self.x), y])
         self.n = columns.length(self.x, y)
         self.ids, self.holdout = ids, holdout
         self._flat, self._starts = _flatten(parts, ids, self.n)
-        columns.check_values(self.x, y, names, self._clients_of)
-        self.y = columns.tidy_labels(y)
+        columns.check_values(*_in_memory(self.x, y), names, self._clients_of)
+        self.y = y if isinstance(y, Mapped) else columns.tidy_labels(y)
         self._schema = schema
         self._check_classes()
 
@@ -66,7 +75,10 @@ class Eager:
     def at(self, place: int) -> Client:
         """The client, its rows taken out of the arrays."""
         learn, held = self._rows(place)
-        return Client(self.ids[place], self._take(learn), None if held is None else self._take(held))
+        client = Client(self.ids[place], self._take(learn), None if held is None else self._take(held))
+        if self.out_of_core:
+            self._check_read(client)
+        return client
 
     def pooled(self, holdout: bool) -> Data | None:
         """All clients' examples of one kind together, in the order of the rows; None where there are none."""
@@ -80,20 +92,30 @@ class Eager:
         if self._schema is not None:
             return self._schema
         shape = None if isinstance(self.x, dict) else self.x.shape[1:]
-        classes = None if self.y is None or self.y.dtype.kind not in "biuUS" else np.unique(self.y)
-        return Schema(shape, classes)
+        if self.y is None or self.y.dtype.kind not in "biuUS":
+            return Schema(shape, None)
+        return Schema(shape, np.unique(np.concatenate([np.unique(some) for some in blocks(self.y, _BLOCK)])))
 
     def _check_classes(self) -> None:
         known = None if self._schema is None else self._schema.classes
         if known is None or self.y is None:
             return
-        strange = ~np.isin(self.y, known)
-        if strange.any():
-            row = int(np.argwhere(strange)[0, 0])
-            raise DataError(
-                f"y holds {columns.shown(self.y[strange][0])} at row {row}, and the schema has the classes "
-                f"{columns.shown(known[0])} to {columns.shown(known[-1])}: correct one of them"
-            )
+        before = 0
+        for some in blocks(self.y, _BLOCK):
+            strange = ~np.isin(some, known)
+            if strange.any():
+                row = before + int(np.argwhere(strange)[0, 0])
+                raise DataError(
+                    f"y holds {columns.shown(some[strange][0])} at row {row}, and the schema has the classes "
+                    f"{columns.shown(known[0])} to {columns.shown(known[-1])}: correct one of them"
+                )
+            before += len(some)
+
+    def _check_read(self, client: Client) -> None:
+        """What ``check_values`` does for arrays in memory, for rows that have just been read."""
+        for data in (client.data, client.holdout):
+            if data is not None:
+                columns.check_values(data.x, data.y, None, lambda rows: [client.id] * len(rows), data.rows)
 
     def _rows(self, place: int) -> tuple[np.ndarray, np.ndarray | None]:
         rows = self._flat[self._starts[place] : self._starts[place + 1]]
@@ -146,3 +168,14 @@ def _rows_of(part: Any, client: str, n: int) -> np.ndarray:
         bad = rows.min() if rows.min() < 0 else rows.max()
         raise DataError(f"client {client!r}: its part holds row {bad}, and there are rows 0 to {n - 1}")
     return rows.astype(np.int64, copy=False)
+
+
+def _in_memory(x: Any, y: Any) -> tuple[Any, Any]:
+    """Those columns that are in memory, in the tree's shape: the others are checked by client."""
+    return _pruned(x), None if isinstance(y, Mapped) else y
+
+
+def _pruned(x: Any) -> Any:
+    if isinstance(x, dict):
+        return {key: _pruned(value) for key, value in x.items()}
+    return {} if isinstance(x, Mapped) else x

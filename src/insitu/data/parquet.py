@@ -1,0 +1,200 @@
+"""One table in a Parquet file, its rows read by client.
+
+Once, at the start, the columns that say whose a row is, what its label is, and those of text are read. The other
+columns are read when a client is asked for: only the row groups in which its rows lie, and the last of them is kept, so
+that clients that stand beside each other in the file are read together.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from insitu.core.errors import DataError, MissingExtra
+from insitu.core.types import Data, Schema
+from insitu.data import columns
+from insitu.data.arguments import as_labels, distinct
+from insitu.data.encode import one_hot
+
+try:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+except ImportError as error:
+    raise MissingExtra("pyarrow", "parquet", "Clients.from_parquet") from error
+
+
+class Parquet:
+    """The rows of a file by client: calling it with a client's key returns its :class:`Data`.
+
+    Plain data but for what is kept of the file, which every process reads for itself.
+    """
+
+    def __init__(self, path: Any, by: str, label: str | None, features: Sequence[str] | None) -> None:
+        """Reads the columns ``by``, ``label`` and those of text. Raises DataError, naming the column."""
+        self.path = os.path.abspath(Path(path))
+        table = self._opened()
+        self._size = os.path.getsize(self.path)
+        arrow = table.schema_arrow
+        for what, name in (("by", by), ("label", label), *(("features", name) for name in features or ())):
+            if name is not None and name not in arrow.names:
+                raise DataError(f"{what}={name!r} is no column of {self.path}: its columns are {arrow.names}")
+        self.label, self.by = label, by
+        self.features = tuple(features or (name for name in arrow.names if name not in (by, label)))
+        if not self.features:
+            raise DataError(f"{self.path} has no column to learn from beside by={by!r} and label={label!r}")
+        groups = [table.metadata.row_group(i).num_rows for i in range(table.metadata.num_row_groups)]
+        self._ends = np.cumsum([0, *groups])
+        if not self._ends[-1]:
+            raise DataError(f"{self.path} has no rows: there must be at least one")
+        keys, codes = distinct(as_labels(_column(table, by), f"by={by!r}"), f"by={by!r}")
+        self.keys = [key.item() if isinstance(key, np.generic) else key for key in keys]
+        self._order = np.argsort(codes, kind="stable")
+        self._starts = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=len(keys)))])
+        self.y = None if label is None else columns.tidy_labels(as_labels(_column(table, label), f"label={label!r}"))
+        self._categories = {
+            name: _categories(table, name) for name in self.features if _kind(arrow.field(name)) == "text"
+        }
+        numbers = [_values(arrow.field(name).type).to_pandas_dtype() for name in self.features]
+        self._dtype = np.result_type(*(np.float64 if kind in (str, np.object_) else kind for kind in numbers))
+        self._forget()
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """The number of rows by client."""
+        return np.diff(self._starts)
+
+    def schema(self) -> Schema:
+        """The shape of an example, from the first one; the distinct labels, where they are classes."""
+        classes = None if self.y is None or self.y.dtype.kind not in "biuUS" else np.unique(self.y)
+        return Schema(self._rows(self._order[:1]).shape[1:], classes)
+
+    def __call__(self, key: Any) -> Data:
+        """x [rows, features] and y [rows] of one client. Raises DataError for a missing or infinite value."""
+        place = self._places[key]
+        rows = self._order[self._starts[place] : self._starts[place + 1]]
+        x = self._rows(rows)
+        columns.check_values(x, None, self._names, lambda bad: [str(key)] * len(bad), rows)
+        # A value that another client lacks makes a row group of whole numbers one of fractions: not this client's.
+        return Data(x.astype(self._dtype, copy=False), None if self.y is None else self.y[rows], rows)
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = ("_last", "_metadata", "_lock", "_places")
+        return {name: value for name, value in vars(self).items() if name not in own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._places = {key: place for place, key in enumerate(self.keys)}
+        self._last: tuple[int, np.ndarray] | None = None
+        self._metadata: Any = None
+        self._lock = threading.Lock()
+
+    def _rows(self, rows: np.ndarray) -> np.ndarray:
+        groups = np.searchsorted(self._ends, rows, side="right") - 1
+        with self._lock:
+            found = [self._group(int(i))[rows[groups == i] - self._ends[i]] for i in np.unique(groups)]
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def _group(self, number: int) -> np.ndarray:
+        """A row group's features [rows, features], kept until another is asked for."""
+        if self._last is None or self._last[0] != number:
+            self._last = None
+            if self._metadata is None and os.path.getsize(self.path) != self._size:
+                raise DataError(f"{self.path} is not the file that it was when the clients were made: make them again")
+            file = self._opened(self._metadata)
+            self._metadata = file.metadata
+            read = file.read_row_group(number, columns=list(self.features), use_threads=False)
+            self._last = number, self._matrix(read)
+        return self._last[1]
+
+    def _opened(self, metadata: Any = None) -> Any:
+        try:
+            return pq.ParquetFile(self.path, metadata=metadata)
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{self.path} cannot be read as Parquet: {error}") from error
+
+    def _matrix(self, read: Any) -> np.ndarray:
+        parts, names = [], []
+        for name in self.features:
+            values = read.column(name).combine_chunks()
+            if name in self._categories:
+                part, own = _encoded(values, self._categories[name], name)
+            else:
+                part = _numbers(values, name)
+                own = [name] if part.shape[1] == 1 else [f"{name}[{i}]" for i in range(part.shape[1])]
+            parts.append(part)
+            names += own
+        self._names = tuple(names)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def _kind(field: Any) -> str:
+    """What a column holds. Raises DataError for what cannot be learnt from."""
+    kind = _values(field.type)
+    if _is_text(kind) and not _is_list(field.type):
+        return "text"
+    if _is_number(kind):
+        return "numbers"
+    raise DataError(
+        f"column {field.name!r} holds {field.type}: expected numbers, lists of numbers of one length, or text;"
+        " leave it out with features=[…]"
+    )
+
+
+def _values(kind: Any) -> Any:
+    """The type of the values in a column of this type."""
+    return kind.value_type if pa.types.is_dictionary(kind) or _is_list(kind) else kind
+
+
+def _is_text(kind: Any) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_number(kind: Any) -> bool:
+    return bool(pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _is_list(kind: Any) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _column(table: Any, name: str) -> np.ndarray:
+    """A whole column in memory [n]."""
+    kind = table.schema_arrow.field(name).type
+    if _is_list(kind) or not (_is_text(_values(kind)) or _is_number(_values(kind))):
+        raise DataError(f"column {name!r} holds {kind}: expected numbers or text")
+    groups = range(table.metadata.num_row_groups)
+    columns_read = (table.read_row_group(i, columns=[name], use_threads=False).column(0) for i in groups)
+    return np.concatenate([column.cast(_values(kind)).to_numpy() for column in columns_read])
+
+
+def _categories(table: Any, name: str) -> np.ndarray:
+    """The sorted distinct values of a column of text, a row group in memory at a time."""
+    found: set[str] = set()
+    for i in range(table.metadata.num_row_groups):
+        found.update(table.read_row_group(i, columns=[name], use_threads=False).column(0).unique().to_pylist())
+    return np.array(sorted(found - {None}), dtype=str)
+
+
+def _encoded(values: Any, categories: np.ndarray, name: str) -> tuple[np.ndarray, list[str]]:
+    if values.null_count:
+        raise DataError(f"column {name!r} of text has missing values: give them a category of their own first")
+    return one_hot(np.array(values.to_pylist(), dtype=str), categories, name)
+
+
+def _numbers(values: Any, name: str) -> np.ndarray:
+    """[n, k] numbers of a column of numbers (k = 1) or of lists of k numbers; NaN where one is missing."""
+    if not _is_list(values.type):
+        return values.to_numpy(zero_copy_only=False)[:, None]
+    lengths = pc.list_value_length(values)
+    if values.null_count or pc.min(lengths) != pc.max(lengths):
+        raise DataError(f"column {name!r} holds lists of unequal lengths: make them equally long")
+    return values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), -1)
