@@ -546,6 +546,7 @@ def test_the_fastest_engine_is_named():
     seen = []
     with torch.random.fork_rng(devices=[]):
         result = run(insitu.Plan(FedAvg(), TorchLearner(nn.Linear(4, 2))), engine=None, observers=[seen.append])
-    assert result.choices["engine"] == seen[0].engine == "vectorized"
-    assert run(engine=None).choices["engine"] == "inline"
+    assert result.choices["engine"] == seen[0].engine == "auto"
+    assert result.choices["inner"] == "vectorized"
+    assert run(engine=None).choices["inner"] == "inline"
     assert tree.not_finite(result.params) is None

@@ -28,10 +28,16 @@ class Auto(Engine):
 
     def open(self, setting: Setting) -> Session:
         if len(setting.clients) < 2 or "torch" not in sys.modules:
-            return Inline().open(setting)
+            return _inline(setting)
         from insitu.engines.auto.session import AutoSession
         from insitu.engines.vectorized import Vectorized
 
         if Vectorized().refuses(setting.plan) is not None:
-            return Inline().open(setting)
+            return _inline(setting)
         return AutoSession(setting)
+
+
+def _inline(setting: Setting) -> Session:
+    session = Inline().open(setting)
+    session.choices["inner"] = "inline"
+    return session

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -71,9 +72,7 @@ class AutoSession:
 
     def _most_workers(self) -> int:
         """Workers that can have work at the same time; 1 where there is a GPU, or a plan that cannot be sent."""
-        import torch
-
-        if torch.cuda.is_available() or Processes().refuses(self.setting.plan) is not None:
+        if sys.modules["torch"].cuda.is_available() or Processes().refuses(self.setting.plan) is not None:
             return 1
         return min(usable_cores(), blocks_in_a_round(self.setting))
 
