@@ -15,4 +15,4 @@ def test_examples_run(block, tmp_path, monkeypatch):
         pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
     exec(compile(block, PAGE.name, "exec"), {})
-    assert len(list(tmp_path.iterdir())) == block.count(".png")
+    assert len(list(tmp_path.iterdir())) == block.count(".png") + block.count("np.save(")

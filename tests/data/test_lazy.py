@@ -1,5 +1,7 @@
 """Lazy clients: nothing is loaded or made before it is asked for, and what is loaded is checked."""
 
+import threading
+import time
 import tracemalloc
 from functools import lru_cache
 
@@ -7,9 +9,12 @@ import cloudpickle
 import numpy as np
 import pytest
 
+import insitu
+from insitu.algorithms.fedavg import FedAvg
 from insitu.core.errors import DataError, PlanError
 from insitu.core.types import Client, Data, Schema
 from insitu.data import Clients
+from insitu.data.deadline import MOST
 
 X, Y = np.arange(12.0).reshape(6, 2), np.arange(6) % 2
 
@@ -170,3 +175,128 @@ def test_a_cache_is_the_callers():
     clients = Clients.lazy(range(2), loads)
     assert np.shares_memory(clients.at(0).data.x, clients.at(0).data.x)
     assert loads.cache_info().hits == 1
+
+
+class TestForm:
+    """Nobody may return something else than the first client, once that one is known."""
+
+    @pytest.mark.parametrize(
+        ("odd", "message"),
+        [
+            ((X[:, :1], Y), r"x float64 \[1\], y whole numbers \[\], and for the first client, '0', x float64 \[2\]"),
+            ((X.astype(np.float32), Y), r"x float32 \[2\]"),
+            (({"a": X}, Y), r"x/a float64 \[2\]"),
+            ((X, None), r"load returned x float64 \[2\], and"),
+            ((X, Y + 0.5), r"y fractions \[\]"),
+            ((X, Y.astype(str)), r"y text \[\]"),
+            ((X, Y[:, None]), r"y whole numbers \[1\]"),
+        ],
+    )
+    def test_is_that_of_the_first(self, odd, message):
+        clients = Clients.lazy(range(3), lambda i: odd if i == 1 else (X, Y))
+        clients.at(0)
+        there = cloudpickle.loads(cloudpickle.dumps(clients))
+        for same in (clients, there):
+            with pytest.raises(DataError, match=f"client '1': .*{message}"):
+                same.at(1)
+            assert same.at(2).id == "2"
+
+    def test_may_differ_in_what_is_no_form(self):
+        answers = [(X, np.array(list("aabbab"))), (X[:2], np.array(["longer", "a"]))]
+        assert [len(client.data) for client in Clients.lazy(range(2), lambda i: answers[i])] == [6, 2]
+
+    def test_of_a_schema(self):
+        clients = Clients.lazy(range(3), lambda _: (X, Y), schema=Schema((3,), None))
+        with pytest.raises(DataError, match=r"client '2': an example's x has shape \[2\], and the schema says \[3\]"):
+            clients.at(2)
+
+
+class TestTimeout:
+    def test_the_late_one_is_named_and_the_others_go_on(self):
+        released = threading.Event()
+
+        def load(number):
+            if number == 1:
+                released.wait(30)
+            return X, Y
+
+        clients = Clients.lazy(range(3), load, timeout=0.2)
+        with pytest.raises(TimeoutError, match=r"longer than timeout=0\.2 s") as caught:
+            clients.at(1)
+        assert caught.value.__notes__ == ["while loading client '1'"]
+        assert clients.at(2).id == "2"
+        released.set()
+
+    def test_one_thread_is_used_again(self):
+        seen = []
+        clients = Clients.lazy(range(5), lambda i: (seen.append(threading.get_ident()), give())[1], timeout=30)
+        assert len(list(clients)) == 5
+        assert len(set(seen)) == 1
+        assert seen[0] != threading.get_ident()
+
+    def test_what_is_left_behind_is_bounded(self):
+        released, begun = threading.Event(), []
+        clients = Clients.lazy(range(99), lambda i: (begun.append(i), released.wait(30), give())[2], timeout=0.02)
+        for place in range(MOST):
+            with pytest.raises(TimeoutError, match="longer than"):
+                clients.at(place)
+        with pytest.raises(TimeoutError, match=f"{MOST} loads .* are still at work"):
+            clients.at(50)
+        assert 50 not in begun
+        late = [thread for thread in threading.enumerate() if thread.name == "insitu load" and thread.is_alive()]
+        released.set()
+        for thread in late:
+            thread.join(30)
+        assert clients.at(50).id == "50"
+
+    def test_errors_come_through(self):
+        def load(_):
+            raise FileNotFoundError("gone.npz")
+
+        with pytest.raises(FileNotFoundError, match=r"gone\.npz"):
+            Clients.lazy(range(3), load, timeout=30).at(1)
+
+    def test_threads_end_with_the_clients(self):
+        clients = Clients.lazy(range(3), give, timeout=30)
+        clients.at(0)
+        (caller,) = clients._source._deadline._idle
+        del clients
+        caller.join(30)
+        assert not caller.is_alive()
+
+    def test_must_be_positive(self):
+        with pytest.raises(PlanError, match="timeout=0"):
+            Clients.lazy(range(3), give, timeout=0)
+
+    def test_travels(self):
+        clients = Clients.lazy(range(3), give, timeout=30)
+        clients.at(0)
+        assert cloudpickle.loads(cloudpickle.dumps(clients)).at(2).id == "2"
+
+
+@pytest.mark.parametrize("engine", ["inline", "vectorized", "processes"])
+def test_bad_clients_fail_by_name_and_the_others_go_on(engine):
+    torch = pytest.importorskip("torch")
+    from insitu.learners.torch import TorchLearner
+
+    def load(number):
+        if number == 1:
+            raise OSError("the disk is gone")
+        if number == 4:
+            time.sleep(60)
+        answers = {2: (X[:, :1], Y), 3: (X[:0], Y[:0]), 5: (X.astype(np.float32), Y)}
+        return answers.get(number, (X + number, Y))
+
+    clients = Clients.lazy(range(8), load, schema=Schema((2,), np.arange(2)), timeout=2)
+    failed = {}
+
+    def note(event):
+        if type(event).__name__ == "ClientFailed":
+            failed[event.client] = event.error
+
+    plan = insitu.Plan(FedAvg(lr=0.01), TorchLearner(torch.nn.Linear(2, 2).double()), block=4)
+    result = insitu.run(plan, clients, rounds=1, engine=engine, observers=[note])
+    assert (result.history[0]["clients"], result.history[0]["failed"]) == (3, 5)
+    assert sorted(failed) == ["1", "2", "3", "4", "5"]
+    for client, text in zip("12345", ["disk", "schema says", "no examples", "timeout=2", "float32"], strict=True):
+        assert text in failed[client]

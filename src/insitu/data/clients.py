@@ -166,6 +166,7 @@ class Clients:
         holdout: float = 0.0,
         schema: Schema | None = None,
         seed: int = 0,
+        timeout: float | None = None,
     ) -> Clients:
         """Clients that are loaded each time they are asked for, and not kept.
 
@@ -182,13 +183,19 @@ class Clients:
                 own.
             schema: the shape of an example and the classes, for learners that have to know them; without it
                 only the shape is known, from the first client.
+            timeout: seconds that ``load`` may take for a client; None: as long as it likes. With it ``load`` is
+                called in another thread, always the same one until it is late. Whoever is late is counted as
+                failed; since that depends on the clock, a run may then not be repeatable.
+
+        A client whose ``load`` raises, takes longer than ``timeout``, or returns something empty, or of another
+        shape or dtype than the first client's, is counted as failed in that round, by name; the others go on.
 
         Raises:
             DataError: ids are not a sequence or not distinct, or sizes are not one a client; later, with the
                 client's name, what ``load`` returned cannot be learnt from.
             PlanError: load, holdout, seed or schema is not what is expected.
         """
-        return cls(Lazy(Ids(ids), load, sizes, Holdout(holdout, seed), schema))
+        return cls(Lazy(Ids(ids), load, sizes, Holdout(holdout, seed), schema, timeout))
 
     @property
     def ids(self) -> Sequence[str]:

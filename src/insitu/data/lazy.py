@@ -8,12 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from insitu.core import tree
+from insitu.core import checks, tree
 from insitu.core.errors import DataError, PlanError
 from insitu.core.types import Client, Data, Schema
 from insitu.data import columns
+from insitu.data.deadline import Deadline
 from insitu.data.holdout import Holdout
 from insitu.data.ids import Ids
+
+Form = dict[str, tuple[Any, tuple[int, ...]]]
+"""Name → dtype or kind, and shape of one example."""
+
+_KINDS = {"b": "bool", "i": "whole numbers", "u": "whole numbers", "f": "fractions", "U": "text", "S": "bytes"}
+"""Kinds of labels."""
 
 
 class Lazy:
@@ -26,6 +33,7 @@ class Lazy:
         sizes: Sequence[int] | None,
         holdout: Holdout,
         schema: Schema | None,
+        timeout: float | None = None,
     ) -> None:
         if not callable(load):
             raise PlanError(f"Expected load={load!r:.60} to be a function of an id that returns (x, y)")
@@ -35,6 +43,8 @@ class Lazy:
             raise PlanError(f"Expected schema={schema!r:.60} to be a Schema(features, classes)")
         self.ids, self.holdout = ids, holdout
         self._load, self._sizes, self._schema = load, sizes, schema
+        self._deadline = None if timeout is None else Deadline(checks.positive(timeout=timeout))
+        self._form: Form | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -90,7 +100,8 @@ class Lazy:
     def _loaded(self, place: int) -> Client:
         name = self.ids[place]
         try:
-            found = self._load(self.ids.keys[place])
+            key = self.ids.keys[place]
+            found = self._load(key) if self._deadline is None else self._deadline(self._load, key)
         except Exception as error:
             error.add_note(f"while loading client {name!r}")
             raise
@@ -107,7 +118,31 @@ class Lazy:
                 f"client {name!r}: load returned {len(client.data)} examples and sizes says "
                 f"{self._sizes[place]}: correct one of them"
             )
+        self._compare(client, place)
         return client
+
+    def _compare(self, client: Client, place: int) -> None:
+        """Raises DataError where the client's data have another form than the first one's, as far as that is known.
+
+        It is once a run has begun, in worker processes too; nothing is loaded for it.
+        """
+        features = None if self._schema is None else self._schema.features
+        for data in (client.data, client.holdout):
+            if data is None:
+                continue
+            form = _form(data)
+            if place == 0 and self._form is None:
+                self._form = form
+            if features is not None and not isinstance(data.x, dict) and data.x.shape[1:] != tuple(features):
+                raise DataError(
+                    f"client {client.id!r}: an example's x has shape {list(data.x.shape[1:])}, and the schema says"
+                    f" {list(features)}: correct one of them"
+                )
+            if self._form is not None and form != self._form:
+                raise DataError(
+                    f"client {client.id!r}: load returned {_told(form)}, and for the first client, {self.ids[0]!r},"
+                    f" {_told(self._form)}: let it return the same names, shapes and dtypes for all"
+                )
 
     def _unpacked(self, client: Client, name: str) -> tuple[Data, Data | None]:
         if client.id != name:
@@ -132,6 +167,18 @@ def _checked(data: Data, client: str) -> Data:
     if data.rows is not None and len(data.rows) != n:
         raise DataError(f"client {client!r}: it has {n} examples and {len(data.rows)} row numbers")
     return Data(x, columns.tidy_labels(y), None if data.rows is None else np.asarray(data.rows))
+
+
+def _form(data: Data) -> Form:
+    """What an example looks like; of labels the kind alone, since a client may lack the longest word."""
+    form: Form = {f"x/{path}" if path else "x": (x.dtype, x.shape[1:]) for path, x in tree.leaves(data.x)}
+    if data.y is not None:
+        form["y"] = _KINDS[data.y.dtype.kind], data.y.shape[1:]
+    return form
+
+
+def _told(form: Form) -> str:
+    return ", ".join(f"{name} {kind} {list(shape)}" for name, (kind, shape) in sorted(form.items()))
 
 
 def _joined(pieces: list[Data]) -> Data:
