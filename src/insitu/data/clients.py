@@ -281,6 +281,8 @@ class Clients:
 
     def _place(self, place: int) -> int:
         """The place, checked. Raises IndexError, as sequences do."""
+        if type(place) is int and 0 <= place < len(self._source):
+            return place
         if isinstance(place, bool) or not hasattr(place, "__index__"):
             raise TypeError(f"place={place!r} is a {type(place).__name__}: expected a whole number")
         if not 0 <= place < len(self):
