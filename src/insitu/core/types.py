@@ -7,9 +7,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -104,6 +104,18 @@ class Population(Protocol):
 
     def schema(self) -> Schema:
         """What is known of the data without loading more than one client."""
+        ...
+
+
+@runtime_checkable
+class LooksAhead(Protocol):
+    """A population that may load clients before they are asked for."""
+
+    def ahead(self, places: Iterable[int]) -> None:
+        """These places will be asked for, in this order, unless another call says otherwise; none: nobody will.
+
+        It must not load anything before the first of them is asked for: where workers load, nobody asks here.
+        """
         ...
 
 

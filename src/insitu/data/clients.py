@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from insitu.data.ids import Ids
 from insitu.data.lazy import Lazy
 from insitu.data.mapped import opened
 from insitu.data.partition.by_key import by_key
+from insitu.data.prefetch import Prefetch
 from insitu.data.summary import Summary, tabulate
 
 
@@ -31,8 +32,10 @@ class Clients:
     client after another.
     """
 
-    def __init__(self, source: Eager | Lazy) -> None:
+    def __init__(self, source: Eager | Lazy, *, prefetch: bool = False) -> None:
         self._source = source
+        ahead = prefetch or (isinstance(source, Eager) and source.out_of_core)
+        self._prefetch = Prefetch(source.at) if ahead else None
 
     @classmethod
     def from_arrays(
@@ -133,7 +136,7 @@ class Clients:
 
         rows = Parquet(path, by, label, features)
         schema = rows.schema() if schema is None else schema
-        return cls(Lazy(Ids(rows.keys), rows, rows.sizes, Holdout(holdout, seed), schema))
+        return cls(Lazy(Ids(rows.keys), rows, rows.sizes, Holdout(holdout, seed), schema), prefetch=True)
 
     @classmethod
     def by_key(
@@ -167,6 +170,7 @@ class Clients:
         schema: Schema | None = None,
         seed: int = 0,
         timeout: float | None = None,
+        prefetch: bool = False,
     ) -> Clients:
         """Clients that are loaded each time they are asked for, and not kept.
 
@@ -186,6 +190,9 @@ class Clients:
             timeout: seconds that ``load`` may take for a client; None: as long as it likes. With it ``load`` is
                 called in another thread, always the same one until it is late. Whoever is late is counted as
                 failed; since that depends on the clock, a run may then not be repeatable.
+            prefetch: load the next clients of a round in another thread while the present ones are at work. It
+                pays where ``load`` waits (for a disk, a network); ``load`` must then bear being called by two
+                threads at a time.
 
         A client whose ``load`` raises, takes longer than ``timeout``, or returns something empty, or of another
         shape or dtype than the first client's, is counted as failed in that round, by name; the others go on.
@@ -195,7 +202,7 @@ class Clients:
                 client's name, what ``load`` returned cannot be learnt from.
             PlanError: load, holdout, seed or schema is not what is expected.
         """
-        return cls(Lazy(Ids(ids), load, sizes, Holdout(holdout, seed), schema, timeout))
+        return cls(Lazy(Ids(ids), load, sizes, Holdout(holdout, seed), schema, timeout), prefetch=prefetch)
 
     @property
     def ids(self) -> Sequence[str]:
@@ -211,7 +218,16 @@ class Clients:
 
     def at(self, place: int) -> Client:
         """The client at this place, loaded."""
-        return self._source.at(self._place(place))
+        place = self._place(place)
+        return self._source.at(place) if self._prefetch is None else self._prefetch.at(place)
+
+    def ahead(self, places: Iterable[int]) -> None:
+        """Says who will be asked for, in this order: where data are read, the next are read while these are used.
+
+        Nothing is read before the first of them is asked for. The last call holds; an empty one ends it.
+        """
+        if self._prefetch is not None:
+            self._prefetch.announce(places)
 
     def size_at(self, place: int) -> int | None:
         """How many examples it learns from, or None where that is not known without loading it."""
@@ -228,6 +244,12 @@ class Clients:
     def schema(self) -> Schema:
         """What is known of the data without loading more than one client."""
         return self._source.schema
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"source": self._source, "prefetch": self._prefetch is not None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Clients.__init__(self, **state)
 
     def __iter__(self) -> Iterator[Client]:
         return (self._source.at(place) for place in range(len(self)))

@@ -13,7 +13,7 @@ import numpy as np
 
 from insitu.core import spans, tree
 from insitu.core.protocols import Session
-from insitu.core.types import Answer, ByClient, Context, Failure, Folded, Kind, Population, Report, Task
+from insitu.core.types import Answer, ByClient, Context, Failure, Folded, Kind, LooksAhead, Population, Report, Task
 from insitu.rounds import virtual
 from insitu.rounds.buffered import USUAL_WORLD, Buffered, Sky, next_arrivals
 from insitu.rounds.cohort import draw
@@ -130,6 +130,7 @@ class Server:
         self, places: Any, kind: Kind, message: Any, version: int, round: int, first: tuple[int, int] = (0, 0)
     ) -> Iterator[Task]:
         """A task for each of these places, made when it is pulled; ``first`` is the first one's index and block."""
+        self._ahead(places)
         size = self.plan.block_size(len(places))
         for i, place in enumerate(places):
             client = self.clients.id_at(int(place))
@@ -138,7 +139,14 @@ class Server:
             yield Task(self.run, round, version, kind, client, told, self.seed, index, int(place), block)
 
     def _answers(self, tasks: Iterable[Task]) -> Generator[Any, None, None]:
-        yield from self.session.run(tasks)
+        try:
+            yield from self.session.run(tasks)
+        finally:
+            self._ahead(())
+
+    def _ahead(self, places: Iterable[int]) -> None:
+        if isinstance(self.clients, LooksAhead):
+            self.clients.ahead(places)
 
     def _without_memory(self, item: Answer | Folded | Failure) -> Answer | Folded | Failure:
         """What came in, its memories put by at once: those of a whole cohort need not fit in this process."""

@@ -1,0 +1,153 @@
+"""Clients that were announced are loaded ahead; what is asked for is the same, whoever loads it."""
+
+import threading
+from collections import Counter
+
+import cloudpickle
+import numpy as np
+import pytest
+from data_cases import equal_runs
+
+from insitu.core.types import Client, Data, Schema
+from insitu.data import Clients
+from insitu.data.prefetch import Prefetch
+
+X, Y = np.arange(12.0).reshape(6, 2), np.arange(6) % 2
+BYTES = X.nbytes + Y.nbytes
+
+
+class Loader:
+    """Clients by place; remembers who was loaded by which thread, and lets a test wait for a load."""
+
+    def __init__(self):
+        self.seen: list[tuple[int, int]] = []
+        self.turn = threading.Condition()
+
+    def __call__(self, place):
+        with self.turn:
+            self.seen.append((place, threading.get_ident()))
+            self.turn.notify_all()
+        if place == 13:
+            raise OSError("the disk is gone")
+        return Client(str(place), Data(X + place, Y))
+
+    def wait_for(self, place):
+        with self.turn:
+            assert self.turn.wait_for(lambda: place in self.places, timeout=30)
+
+    @property
+    def places(self):
+        return [place for place, _ in self.seen]
+
+
+@pytest.fixture
+def load():
+    return Loader()
+
+
+def ended():
+    for thread in threading.enumerate():
+        if thread.name == "insitu prefetch":
+            thread.join(30)
+            assert not thread.is_alive()
+
+
+def test_the_next_is_loaded_while_this_one_is_used(load):
+    ahead = Prefetch(load)
+    ahead.announce([3, 1, 2])
+    assert load.places == []
+    ahead.at(3)
+    load.wait_for(2)  # without anybody asking for it
+    assert [ahead.at(place).id for place in (1, 2)] == ["1", "2"]
+    assert load.places == [3, 1, 2]
+    here = threading.get_ident()
+    assert [thread == here for _, thread in load.seen] == [True, False, False]
+    ended()
+
+
+def test_no_further_than_the_budget(load):
+    ahead = Prefetch(load, budget=2 * BYTES)
+    ahead.announce(range(10))
+    ahead.at(0)
+    load.wait_for(2)
+    walk = ahead._walk
+    with walk._turn:
+        walk._turn.wait_for(lambda: len(walk._ready) == 2, timeout=30)
+        assert (sorted(walk._ready), walk._busy) == ([1, 2], None)
+    assert load.places == [0, 1, 2]
+    assert ahead.at(1).id == "1"
+    load.wait_for(3)
+    assert [ahead.at(place).id for place in range(2, 10)] == [str(place) for place in range(2, 10)]
+    assert Counter(load.places) == Counter(range(10))
+    ended()
+
+
+def test_one_larger_than_the_budget(load):
+    ahead = Prefetch(load, budget=1)
+    ahead.announce(range(5))
+    assert [ahead.at(place).id for place in range(5)] == list("01234")
+    ended()
+
+
+def test_any_order_and_any_other_place(load):
+    ahead = Prefetch(load, budget=BYTES)
+    ahead.announce(range(6))
+    for place in (5, 0, 4, 99, 0, 3, 1, 2):
+        assert ahead.at(place).data.x[0, 0] == place
+    ended()
+
+
+def test_an_error_is_its_clients(load):
+    ahead = Prefetch(load)
+    ahead.announce([1, 13, 2])
+    ahead.at(1)
+    load.wait_for(2)
+    with pytest.raises(OSError, match="the disk is gone"):
+        ahead.at(13)
+    assert ahead.at(2).id == "2"
+    ended()
+
+
+def test_what_was_announced_before_is_let_go(load):
+    ahead = Prefetch(load, budget=BYTES)
+    ahead.announce(range(10))
+    ahead.at(0)
+    load.wait_for(1)
+    first = ahead._walk
+    ahead.announce(())
+    ended()
+    assert first._ready == {}
+    assert ahead.at(5).id == "5"
+    assert max(load.places) == 5
+
+
+def test_lazy_clients_do_so_when_told():
+    asked = []
+
+    def load(i):
+        asked.append(threading.get_ident())
+        return X + i, Y
+
+    for prefetch in (False, True):
+        clients = Clients.lazy(range(4), load, schema=Schema((2,), np.arange(2)), prefetch=prefetch)
+        clients.ahead(range(4))
+        there = cloudpickle.loads(cloudpickle.dumps(clients))
+        for same in (clients, there):
+            assert [same.at(place).data.x[0, 0] for place in range(4)] == [0, 1, 2, 3]
+        ended()
+
+
+@pytest.mark.parametrize("engine", ["inline", "vectorized"])
+def test_a_run_announces_and_gives_the_same_bits(engine):
+    threads = set()
+
+    def load(i):
+        threads.add(threading.current_thread().name)
+        return X + i, Y
+
+    def clients(prefetch):
+        return Clients.lazy(range(9), load, schema=Schema((2,), np.arange(2)), holdout=0.3, prefetch=prefetch)
+
+    equal_runs(clients(True), clients(False), engine)
+    assert "insitu prefetch" in threads
+    ended()
