@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 from torch.overrides import TorchFunctionMode
 
 from insitu.core import tree
@@ -33,6 +34,22 @@ LAYERS: dict[type[nn.Module], Callable[..., Layer]] = {
 """What each layer's stacked form is. A model with parameters anywhere else has none."""
 
 
+class _Known(Function):
+    """A loss whose gradient is known already; its value is not needed.
+
+    ``backward(output, gradient)`` does the same, but imports a computer algebra system first: half a second.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, gradient: Tensor) -> Tensor:
+        ctx.gradient = gradient
+        return output.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return ctx.gradient, None
+
+
 class Stacked:
     """The gradient of K lanes; see :class:`insitu.core.protocols.StackedGradient`."""
 
@@ -52,8 +69,8 @@ class Stacked:
         shared, personal = variables.shared, variables.personal.get("params", {})
         leaves = [x.detach().requires_grad_() for x in (*shared.values(), *personal.values())]
         self._hold(dict(zip((*shared, *personal), leaves, strict=True)), variables, None)
-        output, seed, sums = self._forward(batch, step)
-        grads = torch.autograd.grad(output, leaves, seed, allow_unused=True)
+        mean, sums = self._forward(batch, step)
+        grads = torch.autograd.grad(mean, leaves, allow_unused=True)
         full = [torch.zeros_like(x) if g is None else g for g, x in zip(grads, leaves, strict=True)]
         own = full[len(shared) :]
         both = {"shared": dict(zip(shared, full, strict=False)), "personal": dict(zip(personal, own, strict=True))}
@@ -67,8 +84,8 @@ class Stacked:
                 self._hold(held, variables, None)
                 self._forward(batch, step)
         self._hold(held, variables, lr)
-        output, seed, sums = self._forward(batch, step)
-        torch.autograd.backward(output, seed)
+        mean, sums = self._forward(batch, step)
+        mean.backward()
         return sums
 
     def _hold(self, tensors: Mapping[str, Tensor], variables: Any, lr: float | None) -> None:
@@ -84,8 +101,8 @@ class Stacked:
                     state[name].copy_(tensor)
             self._frozen = variables.frozen
 
-    def _forward(self, batch: Mapping[str, Any], step: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
-        """What is to be differentiated, with its own gradient, and the metric sums."""
+    def _forward(self, batch: Mapping[str, Any], step: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What is to be differentiated, and the metric sums."""
         weight = batch["weight"]
         self.lanes.count = len(weight)
         x, y = tree.map(lambda c: c.flatten(0, 1), batch["x"]), batch["y"].flatten(0, 1)
@@ -116,22 +133,19 @@ class Stacked:
             self.draws = masks.drew
             return output
 
-    def _sums(
-        self, output: Any, y: Tensor, batch: Mapping[str, Any]
-    ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
-        weight, seed = batch["weight"], None
+    def _sums(self, output: Any, y: Tensor, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        weight = batch["weight"]
         if self._loss is cross_entropy and isinstance(output, Tensor) and output.dim() == 2 and y.dim() == 1:
-            losses, seed = cross_entropy_gradient(output.detach(), y, batch["share"].flatten())
-            losses = losses.view(weight.shape)
+            losses, gradient = cross_entropy_gradient(output.detach(), y, batch["share"].flatten())
+            losses, mean = losses.view(weight.shape), _Known.apply(output, gradient)
         else:
             losses = self._loss(output, y).view(weight.shape)
+            mean = (losses * batch["share"]).sum()
         sums = {"examples": weight.sum(1), "loss": (losses.detach() * weight).sum(1)}
         for name, metric in self._metrics.items():
             with torch.no_grad():
                 sums[name] = (metric(output, y).view(weight.shape) * weight).sum(1)
-        if seed is not None:
-            return output, seed, sums
-        return (losses * batch["share"]).sum(), None, sums
+        return mean, sums
 
     def _swapped(self, module: nn.Module, prefix: str, trained: set[str]) -> nn.Module:
         """The module with stacked layers where it has trained parameters. Raises ValueError where there is no such."""
