@@ -40,6 +40,8 @@ class Optimizer(Part, ABC):
 
     def init(self, params: Tree) -> dict[str, Any]:
         """The state before the first step: zeros, and a count of steps for those that correct their bias."""
+        if not self.slots:
+            return {}
         wide = tree.map(arrays.widen, params)  # squares of half-precision gradients would be lost in half precision
         state: dict[str, Any] = {name: tree.zeros_like(wide) for name in self.slots}
         if "second" in self.slots:

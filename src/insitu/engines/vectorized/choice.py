@@ -24,6 +24,8 @@ from insitu.rounds.blocks import cohort_size
 SHARE = 0.02
 """The share of a run that measuring may take."""
 MOST = 256
+ABOUT = 1.04
+"""How much slower a smaller number of lanes may be."""
 ROOM = 2**29
 """Bytes of stacked models that are tried at the most."""
 
@@ -114,7 +116,9 @@ def _chosen_lanes(lanes: Lanes, wave: Wave, setting: Setting, blocks: Sequence[S
     if len(costs) < min(3, largest):
         return None
     tried = sorted({n for n in (*costs, *(m + m // 2 for m in costs)) if n <= max(costs)})
-    best = min(tried, key=lambda n: predicted(costs, blocks, n))
+    seconds = {n: predicted(costs, blocks, n) for n in tried}
+    # Of what is about as fast, the fewest: each lane is a model in memory.
+    best = min(n for n in tried if seconds[n] <= ABOUT * min(seconds.values()))
     known = sorted(costs)
     costs[best] = float(np.interp(best, known, [costs[n] for n in known]))
     return {"lanes": best, "costs": {str(n): c for n, c in costs.items()}}
