@@ -39,7 +39,16 @@ class Mapped:
 
     def __getitem__(self, rows: Any) -> np.ndarray:
         """These rows, copied into memory: what is learnt from later must not wait for the disk."""
-        return np.array(self._array[rows])
+        array = self._array
+        if array.flags.c_contiguous and (span := _span(rows, len(self))) is not None:
+            # One read is ten times as fast as faulting in its pages, where they are on the disk.
+            low, high = span
+            each = self.strides[0]
+            count, start = (high - low) * each // self.dtype.itemsize, self.offset + low * each
+            read = np.fromfile(self.path, self.dtype, count, offset=start)
+            read = read.reshape(high - low, *self.shape[1:])
+            return read if isinstance(rows, slice) else read[rows - low]
+        return np.array(array[rows])
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_array"}
@@ -95,6 +104,17 @@ def blocks(values: np.ndarray | Mapped, elements: int) -> Any:
     """The array piece by piece, each of about so many elements, in memory one at a time."""
     step = max(1, elements // max(1, int(np.prod(values.shape[1:]))))
     return (np.asarray(values[start : start + step]) for start in range(0, len(values), step))
+
+
+def _span(rows: Any, n: int) -> tuple[int, int] | None:
+    """The first row and the one after the last, where rows are so close together that all between may be read too."""
+    if isinstance(rows, slice):
+        low, high, step = rows.indices(n)
+        return (low, high) if step == 1 and low < high else None
+    if not len(rows):
+        return None
+    low, high = int(rows.min()), int(rows.max()) + 1
+    return (low, high) if low >= 0 and high <= n and high - low <= 2 * len(rows) else None
 
 
 def _root(array: np.ndarray) -> np.memmap | None:
