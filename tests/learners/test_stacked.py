@@ -18,6 +18,7 @@ from insitu.core.types import Client, Data, Variables
 from insitu.learners.torch import TorchLearner
 from insitu.learners.torch.stacked.gradient import Stacked
 from insitu.learners.torch.stacked.layers import Conv
+from insitu.learners.torch.stacked.recurrent import Recurrent
 
 SIZES = (4, 3, 1)
 """Examples in each lane's batch; B is 4."""
@@ -222,19 +223,33 @@ OPTIONS = [
 ]  # fmt: skip
 
 
+@pytest.fixture(params=["lane after lane", "side by side"])
+def way(request, monkeypatch):
+    """Recurrent layers go lane after lane on a CPU, and side by side on a GPU: both are tried here."""
+    if request.param == "side by side":
+        monkeypatch.setattr(
+            Recurrent,
+            "_one_by_one",
+            lambda self, x, start: self._side_by_side(x, start, self.lanes.lr is not None and not self.again),
+        )
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.usefixtures("way")
 def test_recurrent_layers(kind, options):
     first = options.get("batch_first", True)
     agree(sequence(kind, lambda m, y, end: y.mean(1) if first else y.mean(0), **options), table(3, 4))
 
 
+@pytest.mark.usefixtures("way")
 def test_recurrent_layer_with_relu():
     agree(sequence(nn.RNN, lambda m, y, end: y[:, -1], nonlinearity="relu"), table(3, 4))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("options", [{}, {"num_layers": 2}, {"batch_first": False}], ids=str)
+@pytest.mark.usefixtures("way")
 def test_last_states_alone_and_with_outputs(kind, options):
     pairs = kind is nn.LSTM
 
@@ -247,6 +262,7 @@ def test_last_states_alone_and_with_outputs(kind, options):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.usefixtures("way")
 def test_given_states_that_are_learnt_and_asked_for_in_the_usual_words(kind):
     """States from a layer, sizes read off the layer, weights laid out in a row: what people write."""
 

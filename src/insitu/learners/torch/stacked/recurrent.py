@@ -1,6 +1,8 @@
-"""Recurrent layers with one set of weights a lane: the loop over time is ours, each turn one product for all lanes.
+"""Recurrent layers with one set of weights a lane.
 
-torch's own recurrent kernels know one set of weights, and a transform over them falls back to one lane after another.
+torch's own recurrent kernels know one set of weights. On a CPU they are so good that they are called lane after lane
+(an LSTM of 128 over 80 steps: 9.4 ms a client, 11.1 ms by the loop below). On a GPU, which wants few and large calls,
+and with dropout between layers, the loop over time is ours, each turn one product for all lanes.
 Shapes: K lanes, T steps in time, B examples a lane, F features, H hidden; gates stand in torch's order.
 """
 
@@ -103,14 +105,44 @@ def _slopes(gates: Tensor, cells: Tensor, squashed: Tensor) -> tuple[Tensor, Ten
 class Recurrent(Layer, ABC):
     """What LSTM, GRU and plain recurrent layers have in common: layers, directions, layouts."""
 
+    kernel: Callable[..., Any]
+    """torch's own, for one lane."""
+
     def __init__(self, original: Any, lanes: Any) -> None:
         super().__init__(original, lanes)
         self.layers, self.hidden, self.batch_first = original.num_layers, original.hidden_size, original.batch_first
         self.directions, self.drop = 2 if original.bidirectional else 1, original.dropout
+        self.biased = original.bias
 
     def forward(self, x: Tensor, start: Any = None) -> tuple[Tensor, Any]:
         """[K·B, T, F] (or [T, K·B, F]) → [K·B, T, directions · H] and the last states, as torch's layers do."""
-        k, fused = self.lanes.count, self.fused()
+        fused = self.fused()
+        if x.device.type == "cpu" and not (self.drop and self.training and self.layers > 1):
+            return self._one_by_one(x, start)
+        return self._side_by_side(x, start, fused)
+
+    def _one_by_one(self, x: Tensor, start: Any) -> tuple[Tensor, Any]:
+        """torch's kernel, lane after lane."""
+        k, batch = self.lanes.count, 0 if self.batch_first else 1
+        pair = isinstance(self, Lstm)
+        if start is None:
+            zeros = x.new_zeros(self.layers * self.directions, x.shape[batch], self.hidden)
+            start = (zeros, zeros) if pair else zeros
+        states = [s.chunk(k, 1) for s in (start if pair else (start,))]
+        weights = [self.use(name).unbind() for name in self.names]
+        settings = (self.biased, self.layers, 0.0, self.training, self.directions == 2, self.batch_first)
+        told = []
+        for lane, part in enumerate(x.chunk(k, batch)):
+            state = [s[lane].contiguous() for s in states]
+            own = [weight[lane] for weight in weights]
+            told.append(self.kernel(part, state if pair else state[0], own, *settings))
+        outputs, *last = zip(*told, strict=True)
+        ends = tuple(torch.cat(parts, 1) for parts in last)
+        return torch.cat(outputs, batch), ends if pair else ends[0]
+
+    def _side_by_side(self, x: Tensor, start: Any, fused: bool) -> tuple[Tensor, Any]:
+        """The loop over time for all lanes."""
+        k = self.lanes.count
         x = x if self.batch_first else x.transpose(0, 1)
         xs = x.reshape(k, -1, *x.shape[1:]).transpose(1, 2)
         states = self._start(xs, start)
@@ -164,6 +196,8 @@ class Recurrent(Layer, ABC):
 class Lstm(Recurrent):
     """``nn.LSTM``."""
 
+    kernel = staticmethod(torch.lstm)
+
     def _sweep(self, xs: Tensor, state: list[Tensor], weights: list[Any], fused: bool) -> tuple[Tensor, list[Tensor]]:
         lanes, (own, recurrent, bias, more) = self.lanes, weights
         both = None if bias is None else bias + more
@@ -173,6 +207,8 @@ class Lstm(Recurrent):
 
 class Gru(Recurrent):
     """``nn.GRU`` (Cho et al. 2014, torch's variant: the reset gate acts after the recurrent product)."""
+
+    kernel = staticmethod(torch.gru)
 
     def _sweep(self, xs: Tensor, state: list[Tensor], weights: list[Any], fused: bool) -> tuple[Tensor, list[Tensor]]:
         own, recurrent, bias, more = weights
@@ -193,7 +229,9 @@ class Plain(Recurrent):
 
     def __init__(self, original: nn.RNN, lanes: Any) -> None:
         super().__init__(original, lanes)
-        self.squash: Callable[[Tensor], Tensor] = torch.tanh if original.nonlinearity == "tanh" else torch.relu
+        tanh = original.nonlinearity == "tanh"
+        self.squash: Callable[[Tensor], Tensor] = torch.tanh if tanh else torch.relu
+        self.kernel = torch.rnn_tanh if tanh else torch.rnn_relu
 
     def _sweep(self, xs: Tensor, state: list[Tensor], weights: list[Any], fused: bool) -> tuple[Tensor, list[Tensor]]:
         own, recurrent, bias, more = weights
