@@ -23,6 +23,8 @@ from insitu.rounds.blocks import cohort_size
 
 SHARE = 0.02
 """The share of a run that measuring may take."""
+LONGEST = 5.0
+"""Seconds that it may take at the most."""
 MOST = 256
 ABOUT = 1.04
 """How much slower a smaller number of lanes may be."""
@@ -112,7 +114,7 @@ def _chosen_lanes(lanes: Lanes, wave: Wave, setting: Setting, blocks: Sequence[S
     budget = SHARE * once[1] * sum(map(sum, blocks)) * setting.rounds
     if budget < 8 * once[1]:
         return None
-    costs = measured(step, largest, budget)
+    costs = measured(step, largest, min(budget, LONGEST))
     if len(costs) < min(3, largest):
         return None
     tried = sorted({n for n in (*costs, *(m + m // 2 for m in costs)) if n <= max(costs)})
