@@ -5,41 +5,17 @@ import pytest
 import sklearn.cluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from populations import Raw
 
 import insitu
 from insitu.algorithms.kmeans import Centers, KMeans, assign, cluster
 from insitu.core.errors import DataError, PlanError, RoundError
-from insitu.core.types import Client, Data, Schema
+from insitu.core.types import Client, Data
 from insitu.data import Clients, load
 from insitu.data.partition import dirichlet, iid
 
 IRIS = load("iris")
 BLOBS = np.concatenate([np.random.default_rng(7).normal(c, 0.3, size=(40, 2)) for c in (0, 4, 8)])
-
-
-class Raw:
-    """A population of clients as they are: nothing is checked on the way in."""
-
-    def __init__(self, *clients):
-        self.clients = clients
-
-    def __len__(self):
-        return len(self.clients)
-
-    def id_at(self, place):
-        return self.clients[place].id
-
-    def at(self, place):
-        return self.clients[place]
-
-    def size_at(self, place):
-        return len(self.clients[place].data)
-
-    def has_holdout(self):
-        return False
-
-    def schema(self):
-        return Schema()
 
 
 def train(algorithm, clients, rounds, **options):
@@ -245,7 +221,7 @@ def test_a_start_of_another_width():
 
 
 def test_clients_of_different_widths():
-    clients = Clients.lazy(["a", "b"], lambda name: (np.ones((3, 2 if name == "a" else 5)), None))
+    clients = Raw(Client("a", Data(np.ones((3, 2)))), Client("b", Data(np.ones((3, 5)))))
     with pytest.raises(DataError, match=r"client 'b' told candidates/centers in shape \(2, 5\), client 'a'.*\(2, 2\)"):
         train(KMeans(k=2), clients, 1)
 

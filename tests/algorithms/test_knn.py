@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from populations import Raw
 from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -11,7 +12,7 @@ import insitu
 from insitu.algorithms import knn
 from insitu.algorithms.knn import KNN, vote
 from insitu.core.errors import DataError, PlanError, RoundError
-from insitu.core.types import Data
+from insitu.core.types import Client, Data
 from insitu.data import Clients, load
 from insitu.data.partition import iid, shards
 
@@ -166,7 +167,7 @@ def test_columns_by_name_are_not_taken_for_points():
 
 
 def test_clients_of_different_widths():
-    clients = Clients.lazy(["a", "b"], lambda name: (np.ones((3, 2 if name == "a" else 5)), np.arange(3)))
+    clients = Raw(Client("a", Data(np.ones((3, 2)), np.arange(3))), Client("b", Data(np.ones((3, 5)), np.arange(3))))
     with pytest.raises(DataError, match=r"clients disagree on the number of features: \[2, 5\]"):
         train(clients, 1)
 
