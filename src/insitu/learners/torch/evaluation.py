@@ -191,7 +191,11 @@ def _joined(parts: Sequence[Data]) -> Data:
     return Data(x, y)
 
 
+ROUNDING = 5e-5
+"""How far sums of losses may be apart, relatively, by rounding: more is one example's influence on another."""
+
+
 def _close(first: Mapping[str, float], second: Mapping[str, float]) -> bool:
     """Equal but for rounding, by the loss: it is continuous, where one tie decided otherwise turns an accuracy."""
     a, b = first["loss"], second["loss"]
-    return bool(np.isclose(a, b, rtol=1e-3, atol=1e-6 * first["examples"], equal_nan=True))
+    return bool(np.isclose(a, b, rtol=ROUNDING, atol=1e-6 * first["examples"], equal_nan=True))
