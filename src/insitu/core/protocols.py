@@ -190,6 +190,16 @@ class StackedGradient(Protocol):
         """w ← w − lr·g in place for all that is trained; the metric sums [K]. Raises before anything is changed."""
         ...
 
+    def descend_all(
+        self, variables: Variables, batch: Batch, counts: Sequence[int], step: Any, lr: float
+    ) -> dict[str, Any]:
+        """:meth:`descend` for a stretch of steps: in step t the first ``counts[t]`` lanes are at work, never more.
+
+        batch columns [R, B, …], R = Σ counts, step after step; ``seed`` and ``step`` [K] are the lanes' and ``step``
+        is moved on. Returns the metric sums of every client-step [R].
+        """
+        ...
+
 
 @runtime_checkable
 class Stackable(Protocol):

@@ -46,6 +46,30 @@ class Turn:
     sizes: np.ndarray
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """Some steps: in step t the first ``counts[t]`` lanes are at work, R = Σ counts.
+
+    batch columns [R, B, …], step after step, but for ``seed`` [counts[0]]; ``sizes`` [R].
+    """
+
+    counts: list[int]
+    batch: dict[str, Any]
+    sizes: np.ndarray
+
+    def turns(self) -> Iterator[Turn]:
+        """Its steps one by one."""
+        at = 0
+        for n in self.counts:
+            part = slice(at, at + n)
+            batch = {
+                name: column[:n] if name == "seed" else tree.map(lambda c, part=part: c[part], column)
+                for name, column in self.batch.items()
+            }
+            yield Turn(n, batch, self.sizes[part])
+            at += n
+
+
 class Wave:
     """Some clients' jobs, sorted by their number of steps, longest first."""
 
@@ -67,8 +91,8 @@ class Wave:
         """n_t for every step: how many clients have not finished before it [T]."""
         return (self.steps[None, :] > np.arange(self.steps[0])[:, None]).sum(1)
 
-    def turns(self, pad_to: int | None = None) -> Iterator[Turn]:
-        """All steps in order. ``pad_to``: so many lanes at every step, idle ones with batches that weigh nothing."""
+    def stretches(self, pad_to: int | None = None) -> Iterator[Stretch]:
+        """All steps in order, some at a time. ``pad_to``: so many lanes at every step, idle ones weigh nothing."""
         counts = self.counts()
         with spans.span("data", "plan"):
             rows, sizes = self._plan()
@@ -76,10 +100,20 @@ class Wave:
             rows, sizes = _widened(rows, pad_to), _widened(sizes, pad_to)
             counts = np.full(len(counts), pad_to)
         at = 0
-        for until in self._stretches(counts):
+        for until in self._ends(counts):
             active = np.arange(rows.shape[1]) < counts[at:until, None]
-            yield from self._stretch(rows[at:until][active], sizes[at:until][active], counts[at:until])
+            with spans.span("data", "gather"):
+                yield self._stretch(rows[at:until][active], sizes[at:until][active], counts[at:until].tolist())
             at = until
+
+    def steps_in_a_stretch(self, lanes: int) -> int:
+        """About how many steps of so many lanes are taken in one go."""
+        return max(1, min(int(self.steps.mean()), self._most() // lanes))
+
+    def turns(self, pad_to: int | None = None) -> Iterator[Turn]:
+        """All steps in order, one at a time."""
+        for stretch in self.stretches(pad_to):
+            yield from stretch.turns()
 
     def stacked(self, trees: Sequence[Any]) -> Any:
         """Trees of the clients, in the order of ``jobs``, as one with K in front of every leaf."""
@@ -121,34 +155,29 @@ class Wave:
             offset += len(job.client.data)
         return rows, sizes
 
-    def _stretches(self, counts: np.ndarray) -> list[int]:
+    def _ends(self, counts: np.ndarray) -> list[int]:
         """Where to cut the steps, so that each stretch's examples are few enough bytes."""
-        example = sum(c.element_size() * max(1, c[:1].numel()) for c in tree.values(self.columns))
-        most = max(1, STRETCH // (example * self.size))
-        ends, held = [], 0
-        for t, count in enumerate(counts):
+        most, ends, held = self._most(), [], 0
+        for t, count in enumerate(counts.tolist()):
             if held and held + count > most:
                 ends.append(t)
                 held = 0
             held += count
         return [*ends, len(counts)]
 
-    def _stretch(self, rows: np.ndarray, sizes: np.ndarray, counts: np.ndarray) -> Iterator[Turn]:
+    def _most(self) -> int:
+        """Batches in a stretch."""
+        example = sum(c.element_size() * max(1, c[:1].numel()) for c in tree.values(self.columns))
+        return max(1, STRETCH // (example * self.size))
+
+    def _stretch(self, rows: np.ndarray, sizes: np.ndarray, counts: list[int]) -> Stretch:
         """Steps whose batches' rows are [Σ n_t, B]."""
-        with spans.span("data", "gather"):
-            index = torch.from_numpy(rows.reshape(-1)).to(self.device)
-            shape = rows.shape
-            columns = {name: self._gathered(name, column, index, shape) for name, column in self.columns.items()}
-            inside = np.arange(self.size) < sizes[:, None]
-            weight = torch.from_numpy(inside).to(self.device, self._dtype)
-            share = torch.from_numpy(inside / np.maximum(sizes, 1)[:, None]).to(self.device, self._dtype)
-        at = 0
-        for count in counts.tolist():
-            part = slice(at, at + count)
-            batch = tree.map(lambda c, part=part: c[part], columns)
-            batch |= {"weight": weight[part], "share": share[part], "seed": self._seeds_of(count)}
-            yield Turn(count, batch, sizes[part])
-            at += count
+        index = torch.from_numpy(rows.reshape(-1)).to(self.device)
+        columns = {name: self._gathered(name, column, index, rows.shape) for name, column in self.columns.items()}
+        inside = np.arange(self.size) < sizes[:, None]
+        weight = torch.from_numpy(inside).to(self.device, self._dtype)
+        share = torch.from_numpy(inside / np.maximum(sizes, 1)[:, None]).to(self.device, self._dtype)
+        return Stretch(counts, {**columns, "weight": weight, "share": share, "seed": self._seeds_of(counts[0])}, sizes)
 
     def _seeds_of(self, count: int) -> Tensor:
         if count > len(self._seeds):
