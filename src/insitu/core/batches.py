@@ -49,18 +49,19 @@ def batches(
     ``batch_size=None`` takes all examples in their own order. With ``steps`` given, epochs follow one another until
     so many batches are cut. ``pairs``: a leftover batch of one joins the batch before it, for layers that mix examples.
     """
-    size = n if batch_size is None else min(batch_size, n)
-    ends = np.minimum(np.arange(1, math.ceil(n / size) + 1) * size, n)
+    if batch_size is None:
+        size, order = n, np.arange(n)
+    else:
+        size = min(batch_size, n)
+        generator = seeds.restarted(seed, round, client, "batches")
+        order = generator.permutation(n)
+    ends = np.arange(size, n + size, size)
+    ends[-1] = n
     if pairs and len(ends) > 1 and n - ends[-2] == 1:
         ends = np.append(ends[:-2], n)
     passes = math.ceil(steps / len(ends)) if steps is not None else (epochs or 1)
-    if batch_size is None:
-        order = np.tile(np.arange(n), passes)
-    else:
-        generator = seeds.generator(seed, round, client, "batches")
-        order = generator.permutation(n)
-        if passes > 1:
-            order = np.concatenate([order, *(generator.permutation(n) for _ in range(passes - 1))])
     if passes > 1:
+        more = [order if batch_size is None else generator.permutation(n) for _ in range(passes - 1)]
+        order = np.concatenate([order, *more])
         ends = np.concatenate([ends + n * i for i in range(passes)])
     return Batches(order, ends if steps is None else ends[:steps])

@@ -144,9 +144,12 @@ class Descent(Algorithm):
 
     # One client's work, in pieces.
 
-    def open(self, task: Task, client: Client, learner: GradientLearner, memory: Tree | None) -> Job:
-        """Everything a client's steps need."""
-        learner.check(client)
+    def open(
+        self, task: Task, client: Client, learner: GradientLearner, memory: Tree | None, *, checked: bool = False
+    ) -> Job:
+        """Everything a client's steps need. ``checked``: its data were looked at before, and are still the same."""
+        if not checked:
+            learner.check(client)
         message, memory = task.message, memory or {}
         start = learner.init(task.seed)
         personal = memory.get("personal") or start.personal

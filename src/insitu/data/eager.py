@@ -14,6 +14,7 @@ from insitu.core.types import Client, Data, Schema
 from insitu.data import columns
 from insitu.data.holdout import Holdout
 from insitu.data.mapped import Mapped, blocks, mapped
+from insitu.data.rows import Rows
 
 _BLOCK = 1 << 22
 """Elements of labels looked at in one go."""
@@ -22,8 +23,8 @@ _BLOCK = 1 << 22
 class Eager:
     """Arrays, and for each client the numbers of its rows.
 
-    The arrays are kept as they were given, and a client's rows are taken out of them each time it is asked
-    for: so the data are in memory once, plus one client at a time. (Reordering them by client up front would
+    The arrays are kept as they were given, and a client's rows are taken out of them when its examples are looked
+    at: so the data are in memory once, plus one client at a time. (Reordering them by client up front would
     hold them twice while the caller keeps the original.) Rows that follow each other are a view, which costs
     nothing; so sorted data are the fastest.
 
@@ -80,6 +81,10 @@ class Eager:
             self._check_read(client)
         return client
 
+    def whole(self) -> Data | None:
+        """All rows; None where some are in files."""
+        return None if self.out_of_core else Data(self.x, self.y)
+
     def pooled(self, holdout: bool) -> Data | None:
         """All clients' examples of one kind together, in the order of the rows; None where there are none."""
         found = [self._rows(place)[1 if holdout else 0] for place in range(len(self))]
@@ -123,10 +128,7 @@ class Eager:
         return rows[learn], None if held is None else rows[held]
 
     def _take(self, rows: np.ndarray) -> Data:
-        index: Any = rows
-        if rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
-            index = slice(int(rows[0]), int(rows[-1]) + 1)
-        return Data(tree.map(lambda a: a[index], self.x), None if self.y is None else self.y[index], rows)
+        return Rows(self.x, self.y, rows)
 
     def _clients_of(self, rows: np.ndarray) -> list[str | None]:
         owner = np.full(self.n, -1, dtype=np.int64)

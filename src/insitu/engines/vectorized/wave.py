@@ -7,7 +7,6 @@ gathered a stretch of steps at a time, with one call for all lanes: a step reads
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,23 +17,10 @@ from torch import Tensor
 
 from insitu.core import spans, tree
 from insitu.core.descent import Job
+from insitu.engines.vectorized.examples import Examples, Shelf
 
 STRETCH = 4 * 2**20
 """Bytes of examples that are gathered at a time, so far as one step does not need more: they stay in the cache."""
-
-
-class Shelf:
-    """Memory that waves write to one after another: fresh memory costs a page fault every four kilobytes."""
-
-    def __init__(self) -> None:
-        self._held: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
-
-    def take(self, name: str, shape: Sequence[int], like: Tensor, device: torch.device) -> Tensor:
-        """Memory of this shape and the dtype of ``like``; it is whatever the last wave left there."""
-        key, size = (name, like.dtype, device), math.prod(shape)
-        if key not in self._held or self._held[key].numel() < size:
-            self._held[key] = torch.empty(size, dtype=like.dtype, device=device)
-        return self._held[key][:size].view(*shape)
 
 
 @dataclass(frozen=True)
@@ -73,17 +59,13 @@ class Stretch:
 class Wave:
     """Some clients' jobs, sorted by their number of steps, longest first."""
 
-    def __init__(
-        self, jobs: Sequence[Job], columns: Sequence[Any], size: int, device: torch.device, shelf: Shelf
-    ) -> None:
-        """``columns``: each client's examples, [n, …] a column. ``size``: B."""
-        order = sorted(range(len(jobs)), key=lambda k: -len(jobs[k].batches))
-        self.jobs = [jobs[k] for k in order]
+    def __init__(self, jobs: Sequence[Job], examples: Examples, size: int, device: torch.device, shelf: Shelf) -> None:
+        """``examples``: where the clients' are. ``size``: B."""
+        self.jobs = sorted(jobs, key=lambda job: -len(job.batches))
         self.size, self.device = size, device
         self.steps = np.array([len(job.batches) for job in self.jobs])
-        parts = [columns[k] for k in order]
         self._shelf = shelf
-        self.columns = {name: self._joint(name, *(part[name] for part in parts)) for name in parts[0]}
+        self.columns, self._orders = examples.of(self.jobs, shelf, device)
         self._seeds = torch.tensor([job.dropout for job in self.jobs], device=device)
         self._dtype = tree.first_leaf({"s": self.jobs[0].carry["shared"], "p": self.jobs[0].carry["personal"]}).dtype
 
@@ -94,17 +76,17 @@ class Wave:
     def stretches(self, pad_to: int | None = None) -> Iterator[Stretch]:
         """All steps in order, some at a time. ``pad_to``: so many lanes at every step, idle ones weigh nothing."""
         counts = self.counts()
-        with spans.span("data", "plan"):
-            rows, sizes = self._plan()
         if pad_to is not None:
-            rows, sizes = _widened(rows, pad_to), _widened(sizes, pad_to)
             counts = np.full(len(counts), pad_to)
-        at = 0
+        with spans.span("data", "plan"):
+            rows, sizes = self._plan(counts)
+        at = row = 0
         for until in self._ends(counts):
-            active = np.arange(rows.shape[1]) < counts[at:until, None]
+            stop = row + int(counts[at:until].sum())
             with spans.span("data", "gather"):
-                yield self._stretch(rows[at:until][active], sizes[at:until][active], counts[at:until].tolist())
-            at = until
+                stretch = self._stretch(rows[row:stop], sizes[row:stop], counts[at:until].tolist())
+            yield stretch
+            at, row = until, stop
 
     def steps_in_a_stretch(self, lanes: int) -> int:
         """About how many steps of so many lanes are taken in one go."""
@@ -119,16 +101,6 @@ class Wave:
         """Trees of the clients, in the order of ``jobs``, as one with K in front of every leaf."""
         return tree.map(lambda *leaves: _stack(leaves, self.device), *trees)
 
-    def _joint(self, name: str, *parts: Any) -> Any:
-        """The clients' columns below each other, on the device."""
-        if isinstance(parts[0], Mapping):
-            return {key: self._joint(f"{name}/{key}", *(part[key] for part in parts)) for key in parts[0]}
-        if len(parts) == 1:
-            return parts[0].to(self.device)
-        rows = sum(len(part) for part in parts)
-        held = self._shelf.take(f"all {name}", (rows, *parts[0].shape[1:]), parts[0], parts[0].device)
-        return torch.cat(parts, out=held).to(self.device)
-
     def _gathered(self, name: str, column: Any, index: Tensor, shape: Sequence[int]) -> Any:
         """Rows of a column, [*shape, …]."""
         if isinstance(column, Mapping):
@@ -136,23 +108,25 @@ class Wave:
         held = self._shelf.take(f"now {name}", (len(index), *column.shape[1:]), column, self.device)
         return torch.index_select(column, 0, index, out=held).view(*shape, *column.shape[1:])
 
-    def _plan(self) -> tuple[np.ndarray, np.ndarray]:
-        """The rows of each step's batches [T, K, B] in the joint columns, and the batches' lengths [T, K].
+    def _plan(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of each batch [Σ n_t, B] in the joint columns, step after step, and the batches' lengths [Σ n_t].
 
         A batch with fewer examples is filled up with its last one again, which weighs nothing: so no lane ever sees
         what is not its client's.
         """
-        rows = np.zeros((self.steps[0], len(self.jobs), self.size), dtype=np.int64)
-        sizes = np.zeros(rows.shape[:2], dtype=np.int64)
-        place = np.arange(self.size)
-        offset = 0
-        for lane, job in enumerate(self.jobs):
-            stops = job.batches.ends
-            starts = np.concatenate([[0], stops[:-1]])
-            inside = np.minimum(starts[:, None] + place, stops[:, None] - 1)
-            rows[: len(stops), lane] = job.batches.order[inside] + offset
-            sizes[: len(stops), lane] = stops - starts
-            offset += len(job.client.data)
+        before = np.cumsum([0, *(len(order) for order in self._orders[:-1])])
+        stops = np.concatenate([job.batches.ends + n for job, n in zip(self.jobs, before, strict=True)])
+        starts = np.concatenate([[0], stops[:-1]])
+        first = np.cumsum(self.steps) - self.steps
+        starts[first] = before
+        inside = np.minimum(starts[:, None] + np.arange(self.size), stops[:, None] - 1)
+        # Lane after lane so far; where each belongs when they stand step after step.
+        lane = np.repeat(np.arange(len(self.jobs)), self.steps)
+        step = np.arange(len(stops)) - first[lane]
+        place = (np.cumsum(counts) - counts)[step] + lane
+        rows = np.zeros((int(counts.sum()), self.size), dtype=np.int64)
+        sizes = np.zeros(len(rows), dtype=np.int64)
+        rows[place], sizes[place] = np.concatenate(self._orders)[inside], stops - starts
         return rows, sizes
 
     def _ends(self, counts: np.ndarray) -> list[int]:
@@ -185,12 +159,6 @@ class Wave:
         return self._seeds[:count]
 
 
-def _widened(table: np.ndarray, lanes: int) -> np.ndarray:
-    """[T, K, …] with zeros for lanes beyond K."""
-    rest = np.zeros((table.shape[0], lanes - table.shape[1], *table.shape[2:]), dtype=table.dtype)
-    return np.concatenate([table, rest], axis=1)
-
-
 def _stack(leaves: Sequence[Tensor], device: torch.device) -> Tensor:
     """The leaves with K in front; where all are one tensor, as at the start of a round, it is read once."""
     first = leaves[0]
@@ -208,8 +176,3 @@ def width(job: Job, batch_size: int | None, mixes: bool) -> int:
     if batch_size is not None and not mixes:
         return batch_size
     return 1 << (job.batches.largest() - 1).bit_length()
-
-
-def form(columns: Any) -> Any:
-    """Dtypes and shapes of one example: clients whose forms differ cannot stand side by side."""
-    return [(path, column.dtype, tuple(column.shape[1:])) for path, column in tree.leaves(columns)]

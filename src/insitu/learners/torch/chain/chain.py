@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from insitu.learners.torch.chain.head import head_of
 from insitu.learners.torch.chain.links import SQUASHES, Linear, Link, Memory, Reshape, Squash
+from insitu.learners.torch.chain.pictures import Conv, MaxPool
 from insitu.learners.torch.losses import Loss
 
 
@@ -105,6 +106,8 @@ def _squash(place: int, layer: nn.Module, prefix: str, before: Link | None) -> L
 
 MAKERS: dict[type[nn.Module], Callable[[int, Any, str, Link | None], Link]] = {
     nn.Linear: lambda place, layer, prefix, before: Linear(place, layer, prefix),
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), lambda place, layer, prefix, before: Conv(place, layer, prefix)),
+    nn.MaxPool2d: lambda place, layer, prefix, before: MaxPool(place, layer),
     **dict.fromkeys(SQUASHES, _squash),
     **dict.fromkeys(
         (nn.Flatten, nn.Unflatten, nn.Identity), lambda place, layer, prefix, before: Reshape(place, layer)

@@ -181,10 +181,10 @@ class Reshape(Link):
         return self.after
 
     def hold(self, parameters: Mapping[str, Tensor], x: Tensor, memory: Memory) -> Tensor:
-        return x.view(*x.shape[:2], *self.after)
+        return self.forward(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:2], *self.after)
+        return x.reshape(*x.shape[:2], *self.after)
 
     def backward(self, g: Tensor, lr: float) -> Tensor | None:
-        return g.view(*g.shape[:2], *self.before) if self.deep else None
+        return g.reshape(*g.shape[:2], *self.before) if self.deep else None
