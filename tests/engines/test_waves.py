@@ -22,7 +22,7 @@ from insitu.core.types import Data, Failure, Folded, Task
 from insitu.data.clients import Clients
 from insitu.engines.inline import Inline
 from insitu.engines.vectorized import Vectorized
-from insitu.engines.vectorized.examples import Joined, Shelf, in_one_piece
+from insitu.engines.vectorized.examples import Joined, Shelf
 from insitu.engines.vectorized.lanes import Lanes
 from insitu.engines.vectorized.wave import Wave
 from insitu.learners.torch import TorchLearner

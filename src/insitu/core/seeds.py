@@ -24,7 +24,7 @@ def generator(run: int, round: int, client: str, purpose: str) -> np.random.Gene
 
 
 class _Counters(local):
-    """One Philox generator a thread (Salmon et al. 2011): its key alone decides what it draws, so it needs no warm-up."""
+    """One Philox generator a thread (Salmon et al. 2011): its key alone decides what it draws."""
 
     def __init__(self) -> None:
         self.bits = np.random.Philox(key=0)

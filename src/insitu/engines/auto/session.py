@@ -28,7 +28,7 @@ UNEVEN = 1.15
 
 
 class AutoSession:
-    """Passes rounds on to lanes here, or shares them out. ``choices["workers"]`` processes are at work: 1 is this one."""
+    """Passes rounds on to lanes here, or shares them out: ``choices["workers"]`` is how many processes are at work."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting

@@ -27,9 +27,7 @@ OWN = ("workers", "inner")
 class ProcessesSession:
     """Worker processes at work on one run, and, where there is a session ``here``, this process beside them."""
 
-    def __init__(
-        self, setting: Setting, workers: int, options: Mapping[str, Any], here: Session | None = None
-    ) -> None:
+    def __init__(self, setting: Setting, workers: int, options: Mapping[str, Any], here: Session | None = None) -> None:
         """``workers`` are the other processes; ``here`` computes as they do, and closes with its owner."""
         self.setting, self._here = setting, here
         self._heard: set[str] = set()

@@ -79,7 +79,7 @@ def _joint(name: str, parts: Sequence[Any], shelf: Shelf, device: torch.device) 
         return parts[0].to(device)
     rows = sum(len(part) for part in parts)
     held = shelf.take(f"all {name}", (rows, *parts[0].shape[1:]), parts[0], parts[0].device)
-    return torch.cat(parts, out=held).to(device)
+    return torch.cat(list(parts), out=held).to(device)
 
 
 def in_one_piece(data: Data | None, learner: GradientLearner, device: torch.device) -> Whole | None:

@@ -76,13 +76,15 @@ class Lanes:
         same = all(job.fixed["message"] is first for job in wave.jobs)
         with spans.span("train", "fill lanes"):
             fixed = {
-                "message": self._here(first) if same else wave.stacked([job.fixed["message"] for job in wave.jobs]),
+                "message": self._here(first)
+                if same
+                else wave.stacked([job.fixed["message"] for job in wave.jobs], "messages"),
                 "memory": None
                 if wave.jobs[0].fixed["memory"] is None
-                else wave.stacked([job.fixed["memory"] for job in wave.jobs]),
+                else wave.stacked([job.fixed["memory"] for job in wave.jobs], "memories"),
                 "frozen": self._here(wave.jobs[0].fixed["frozen"]),
             }
-            carry = wave.stacked([job.carry for job in wave.jobs])
+            carry = wave.stacked([job.carry for job in wave.jobs], "carry")
         self._count(wave)
         told = fixed["message"] if same else None
         if self.kind == "fused" and same and self._model:

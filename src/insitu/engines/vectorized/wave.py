@@ -97,9 +97,21 @@ class Wave:
         for stretch in self.stretches(pad_to):
             yield from stretch.turns()
 
-    def stacked(self, trees: Sequence[Any]) -> Any:
-        """Trees of the clients, in the order of ``jobs``, as one with K in front of every leaf."""
-        return tree.map(lambda *leaves: _stack(leaves, self.device), *trees)
+    def stacked(self, trees: Sequence[Any], name: str) -> Any:
+        """Trees of the clients, in the order of ``jobs``, as one with K in front of every leaf.
+
+        It stands in memory that the next wave's stack of this name takes.
+        """
+        first = trees[0]
+        if tree.is_branch(first):
+            return {key: self.stacked([some[key] for some in trees], f"{name}/{key}") for key in first}
+        held = self._shelf.take(name, (len(trees), *first.shape), first, self.device)
+        # Where all are one tensor, as at the start of a round, it is read once.
+        if all(leaf is first for leaf in trees):
+            return held.copy_(first.expand(held.shape))
+        if all(leaf.device == held.device for leaf in trees):
+            return torch.stack(tuple(trees), out=held)
+        return held.copy_(torch.stack(tuple(trees)))
 
     def _gathered(self, name: str, column: Any, index: Tensor, shape: Sequence[int]) -> Any:
         """Rows of a column, [*shape, …]."""
@@ -141,7 +153,7 @@ class Wave:
 
     def _most(self) -> int:
         """Batches in a stretch."""
-        example = sum(c.element_size() * max(1, c[:1].numel()) for c in tree.values(self.columns))
+        example: int = sum(c.element_size() * max(1, c[:1].numel()) for c in tree.values(self.columns))
         return max(1, STRETCH // (example * self.size))
 
     def _stretch(self, rows: np.ndarray, sizes: np.ndarray, counts: list[int]) -> Stretch:
@@ -157,14 +169,6 @@ class Wave:
         if count > len(self._seeds):
             return torch.cat([self._seeds, self._seeds.new_zeros(count - len(self._seeds))])
         return self._seeds[:count]
-
-
-def _stack(leaves: Sequence[Tensor], device: torch.device) -> Tensor:
-    """The leaves with K in front; where all are one tensor, as at the start of a round, it is read once."""
-    first = leaves[0]
-    if all(leaf is first for leaf in leaves):
-        return first.to(device).expand(len(leaves), *first.shape).clone()
-    return torch.stack(tuple(leaves)).to(device)
 
 
 def width(job: Job, batch_size: int | None, mixes: bool) -> int:

@@ -17,7 +17,9 @@ from insitu.learners.torch.losses import Loss
 class Chain:
     """The steps of a stretch; see :meth:`insitu.core.protocols.StackedGradient.descend_all`."""
 
-    def __init__(self, links: Sequence[Link], outputs: tuple[int, ...], loss: Loss, metrics: Mapping[str, Loss]) -> None:
+    def __init__(
+        self, links: Sequence[Link], outputs: tuple[int, ...], loss: Loss, metrics: Mapping[str, Loss]
+    ) -> None:
         self._links, self._outputs = links, outputs
         self._loss, self._metrics = loss, metrics
         self._memory = Memory()

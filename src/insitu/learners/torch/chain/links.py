@@ -51,6 +51,7 @@ class Link(ABC):
         """Takes parameters [K, …] and memory for inputs like ``x`` [K, B, …]; returns its output's memory."""
         return x
 
+    @abstractmethod
     def narrow(self, n: int) -> None:
         """From here on the first n lanes are at work."""
 
@@ -182,6 +183,9 @@ class Reshape(Link):
 
     def hold(self, parameters: Mapping[str, Tensor], x: Tensor, memory: Memory) -> Tensor:
         return self.forward(x)
+
+    def narrow(self, n: int) -> None:
+        """Nothing is held by lane."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.reshape(*x.shape[:2], *self.after)

@@ -69,9 +69,7 @@ class Conv(Link):
     def backward(self, g: Tensor, lr: float) -> Tensor | None:
         sizes = [self._module.out_channels] if self.biased else None
         downs = [None] * len(g) if self.down is None else self.down.unbind()
-        for x, part, weight, bias, down in zip(
-            self.x, g.unbind(), self._weights, self._biases, downs, strict=False
-        ):
+        for x, part, weight, bias, down in zip(self.x, g.unbind(), self._weights, self._biases, downs, strict=False):
             mask = [down is not None, True, self.biased]
             deep, change, shift = torch.ops.aten.convolution_backward(
                 part.contiguous(), x, weight, sizes, *self._around, *self._rest, mask
