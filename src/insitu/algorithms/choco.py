@@ -24,26 +24,26 @@ class Choco(LocalSGD):
         x_i^{+} = \mathrm{train}_i(x_i), \qquad \hat x_i \leftarrow \hat x_i + C(x_i^{+} - \hat x_i), \qquad
         x_i \leftarrow x_i^{+} + \gamma \sum_j W_{ij} (\hat x_j - \hat x_i)
 
-    C is what the plan's stages do (:mod:`insitu.compress`): top-k, signs, low rank and quantisers alike. What they leave
-    out stays in the difference and is told later, so error feedback (``feedback=True``) is refused. :math:`x_i` is in
-    the node's memory and never leaves it; the public copies :math:`\hat x_i` are the state.
+    C is what the plan's stages do (:mod:`insitu.compress`): top-k, signs, low rank and quantisers alike. What they
+    leave out stays in the difference and is told later, so error feedback (``feedback=True``) is refused. :math:`x_i`
+    is in the node's memory and never leaves it; the public copies :math:`\hat x_i` are the state.
     W are the Metropolis–Hastings weights of the topology (:func:`insitu.reduce.neighbours.mixing`).
 
-    gamma     γ, how far nodes move towards each other in a round: 1 without compression and with quantisers, less the more
-              is left out (0.5 for the top 10 % or rank 1, 0.2 for the top 1 %); where it is too large, the nodes'
+    gamma     γ, how far nodes move towards each other in a round: 1 without compression and with quantisers, less the
+              more is left out (0.5 for the top 10 % or rank 1, 0.2 for the top 1 %); where it is too large, the nodes'
               disagreement grows, and where it is small, they agree late
     topology  "ring", "grid", "exponential" or "complete"
     others    those of :class:`~insitu.core.local_sgd.LocalSGD`, without a server
 
-    Evaluation and ``result.model()`` see the mean over nodes of the public copies, mixed; ``disagreement`` is their root
-    mean square distance from it.
+    Evaluation and ``result.model()`` see the mean over nodes of the public copies, mixed; ``disagreement`` is their
+    root mean square distance from it.
 
     Limit case: without stages and with γ = 1 this is gossip.
 
     Reference: Koloskova, Stich and Jaggi, *Decentralized Stochastic Optimization and Gossip Algorithms with Compressed
     Communication*, ICML 2019, algorithm 2. Deviations: local epochs instead of one step; the copies begin at the model
-    that all nodes start from and know, where the paper's begin at zero; a node outside of a round's cohort is moved when
-    it is asked next.
+    that all nodes start from and know, where the paper's begin at zero; a node outside of a round's cohort is moved
+    when it is asked next.
     """
 
     topology: str = "ring"

@@ -20,16 +20,16 @@ class Half(Compressor):
 
     .. math:: |C(x) - x| \le 2^{-9} |x| \quad \text{(bfloat16)}, \qquad 2^{-11} |x| \quad \text{(float16)}
 
-    dtype     ``"bfloat16"`` has float32's range and two to three digits; ``"float16"`` three to four digits up to 65504:
-              a larger number is refused, and one below 6e-8 becomes zero
+    dtype     ``"bfloat16"`` has float32's range and two to three digits; ``"float16"`` three to four digits up to
+              65504: a larger number is refused, and one below 3e-8 becomes zero
     feedback  rarely needed, as so little is lost; it costs a memory as large as the model on each client
     others    those of :class:`~insitu.core.compressor.Compressor`
 
     Works on changes and on parameters. Bytes: 2n for a leaf of n elements.
 
     Numbers in float64 are rounded to float32 first.
-    Reference: Micikevicius et al., *Mixed Precision Training*, ICLR 2018; Kalamkar et al., *A Study of BFLOAT16 for Deep
-    Learning Training*, 2019.
+    Reference: Micikevicius et al., *Mixed Precision Training*, ICLR 2018; Kalamkar et al., *A Study of BFLOAT16 for
+    Deep Learning Training*, 2019.
     """
 
     dtype: Literal["bfloat16", "float16"] = "bfloat16"

@@ -31,8 +31,8 @@ class RandomK(Compressor):
     For changes of a model. Bytes: w·k for a leaf of n elements, k = max(1, round(fraction·n)); w is 4, and 8 for a leaf
     in float64.
 
-    Reference: Stich, Cordonnier and Jaggi, *Sparsified SGD with Memory*, NeurIPS 2018; unbiased: Wangni et al., *Gradient
-    Sparsification for Communication-Efficient Distributed Optimization*, NeurIPS 2018, with equal chances.
+    Reference: Stich, Cordonnier and Jaggi, *Sparsified SGD with Memory*, NeurIPS 2018; unbiased: Wangni et al.,
+    *Gradient Sparsification for Communication-Efficient Distributed Optimization*, NeurIPS 2018, with equal chances.
     """
 
     fraction: float = 0.01

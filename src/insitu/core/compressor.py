@@ -1,12 +1,12 @@
 """Compressor: the abstract class of stages that make an update smaller. pack → wire → unpack, leaf by leaf.
 
 A compressor fills in three functions of one leaf: ``bytes_of`` (its formula), ``pack`` and ``unpack``. What travels is
-what ``pack`` gives, small arrays in a plain tree, so that the bytes of the update that is told are the bytes on the wire.
+what ``pack`` gives, small arrays in a plain tree, so that the bytes of the told update are the bytes on the wire.
 
 The packed form of a leaf is a branch with arrays in it: ``{"plain": x}`` where the leaf travels as it is, else
 ``{"form": …, …}`` with what ``pack`` made. ``form`` is an array [0, *shape] without elements: it says the leaf's shape,
-dtype, kind and device in the header that every array has, and weighs nothing. In a tree of packed leaves no other branch
-holds an array directly, so no name that a model may use can be mistaken for one of ours.
+dtype, kind and device in the header that every array has, and weighs nothing. In a tree of packed leaves no other
+branch holds an array directly, so no name that a model may use can be mistaken for one of ours.
 
 All arithmetic is NumPy's on the CPU, in float32 (float64 for leaves in float64): the same bits for NumPy and torch
 trees, and on every device.
@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from insitu.core import arrays, checks, seeds, tree
-from insitu.core.errors import PlanError, UpdateError
+from insitu.core.errors import UpdateError
 from insitu.core.protocols import Algorithm, Stage
 from insitu.core.tree import Tree
 from insitu.core.types import Context, Update
@@ -139,11 +139,14 @@ class Compressor(Stage):
         wrong = f"client {context.client!r}: {path} of its update was not packed by {self.part_name()}"
         if not tree.is_branch(node):
             raise UpdateError(f"{wrong}: all clients must have the server's plan")
-        if all(tree.is_branch(x) for x in node.values()):
+        branches = [tree.is_branch(x) for x in node.values()]
+        if all(branches):
             return {key: self._unpacked(x, f"{path}/{key}", context) for key, x in node.items()}
+        if any(branches):
+            raise UpdateError(f"{wrong}: all clients must have the server's plan")
+        if list(node) == ["plain"]:
+            return node["plain"]
         try:
-            if "plain" in node:
-                return node["plain"]
             form, packed = node["form"], {key: x for key, x in node.items() if key != "form"}
             shape = tuple(form.shape[1:])
             x = self.unpack(packed, shape, working(form), self._draw(path, context))

@@ -46,8 +46,8 @@ class Algorithm(Part, ABC):
     """Whether the update's ``shared`` part is a change or a gradient, which a late answer's age may scale down."""
 
     retells: ClassVar[bool] = False
-    """Whether what a stage leaves out of ``shared`` is in the client's next update by itself, as it is told against what
-    others know of it; a stage's error feedback would tell it twice."""
+    """Whether what a stage leaves out of ``shared`` is in the client's next update by itself, as that is a difference
+    to what others know of it; a stage's error feedback would tell it twice."""
 
     @abstractmethod
     def init(self, start: Variables | None) -> State:
@@ -232,7 +232,7 @@ class Stage(Part, ABC):
         return None
 
     def refuses(self, algorithm: Algorithm, learner: Any, before: Sequence[Stage]) -> str | None:
-        """Why this instance cannot work in such a plan, after the stages before it, with the cure; None where it can."""
+        """Why this instance cannot work in such a plan after these stages, with the cure; None where it can."""
         return None
 
     @abstractmethod
