@@ -76,7 +76,7 @@ LEAST_SQUARES = np.linalg.lstsq(np.c_[X, np.ones(160)], NOISY_Y, rcond=None)[0]
     ids=lambda stage: stage.part_name(),
 )
 def test_federated_averaging_comes_to_the_optimum(stage):
-    result = run(FedAvg(lr=0.02, batch_size=None), EXACT, stage, features=FEATURES, rounds=800)
+    result = run(FedAvg(lr=0.02, batch_size=None), EXACT, stage, features=FEATURES, rounds=500)
     np.testing.assert_allclose(result.params["weight"][0], OPTIMUM, atol=1e-2)
 
 
@@ -122,7 +122,7 @@ def test_low_rank_without_feedback_never_learns_the_smaller_direction_and_with_i
 def test_choco_agrees_on_the_optimum(stage, gamma, topology):
     """Where one model fits all nodes there is no bias of local steps, so all nodes come to it."""
     algorithm = Choco(topology=topology, gamma=gamma, lr=0.02, batch_size=None)
-    result = run(algorithm, EXACT, stage, features=FEATURES, rounds=800)
+    result = run(algorithm, EXACT, stage, features=FEATURES, rounds=500)
     np.testing.assert_allclose(result.params["weight"][0], OPTIMUM, atol=1e-2)
     assert result.history[-1]["disagreement"] < 1e-2
 
@@ -145,7 +145,6 @@ def test_feedback_keeps_the_mean_of_what_nodes_told_and_still_have_to_tell():
 def test_least_squares_with_uneven_clients_is_as_near_as_without():
     """FedSGD has no bias of local steps: the optimum is that of all data in one place."""
     for stage in (TopK(0.2, smallest=0), Signs(smallest=0), RandomK(0.2, smallest=0)):
-        result = run(FedSGD(lr=0.02), NOISY, stage, features=FEATURES, rounds=800)
+        result = run(FedSGD(lr=0.02), NOISY, stage, features=FEATURES, rounds=500)
         found = np.r_[result.params["weight"][0], result.params["bias"]]
-        print(stage, np.abs(found - LEAST_SQUARES).max())
         assert np.abs(found - LEAST_SQUARES).max() < 0.05, stage
