@@ -66,6 +66,7 @@ BAD = {
     "mu": (-0.1, float("nan")),
     "k": (0, -1, 2.5),
     "topology": ("star",),
+    "gamma": (0, -0.5, 1.5, float("nan")),
 }
 
 
@@ -139,10 +140,21 @@ def limit_complete_graph(cls):
     assert far(a, b) < 1e-12
 
 
+def limit_gossip(cls):
+    from insitu.algorithms.gossip import Gossip
+
+    for model in ("perceptron", "batchnorm"):
+        a = run_float64(dataclasses.replace(cls.example(), gamma=1.0), model)
+        b = run_float64(Gossip.example(), model)
+        assert far(a, b) < 1e-12
+        assert far(a, run_float64(cls.example(), model)) > 1e-4
+
+
 LIMITS = {
     "mu=0 is fedavg": limit_mu_zero,
     "first round is fedavg": limit_first_round,
     "topology='complete' is fedavg with uniform weights": limit_complete_graph,
+    "gamma=1 is gossip": limit_gossip,
 }
 
 

@@ -45,6 +45,10 @@ class Algorithm(Part, ABC):
     tells_changes: ClassVar[bool] = False
     """Whether the update's ``shared`` part is a change or a gradient, which a late answer's age may scale down."""
 
+    retells: ClassVar[bool] = False
+    """Whether what a stage leaves out of ``shared`` is in the client's next update by itself, as that is a difference
+    to what others know of it; a stage's error feedback would tell it twice."""
+
     @abstractmethod
     def init(self, start: Variables | None) -> State:
         """The state before the first round, from the learner's variables (None where there is no learner)."""
@@ -235,6 +239,10 @@ class Stage(Part, ABC):
 
     def init(self) -> Tree | None:
         """The server half's state before the first round."""
+        return None
+
+    def refuses(self, algorithm: Algorithm, learner: Any, before: Sequence[Stage]) -> str | None:
+        """Why this instance cannot work in such a plan after these stages, with the cure; None where it can."""
         return None
 
     @abstractmethod

@@ -26,7 +26,7 @@ class Plan:
 
     algorithm         what clients and server do (:mod:`insitu.algorithms`)
     learner           the model (:mod:`insitu.learners`); None for methods that need none (KNN, KMeans)
-    stages            done to every update on its way, in this order (:mod:`insitu.privacy`)
+    stages            done to every update on its way, in this order (:mod:`insitu.privacy`, :mod:`insitu.compress`)
     reduce            how updates become a total; None: as the algorithm says
     cohort            who takes part in a round
     policy            when a round is complete or void
@@ -129,14 +129,22 @@ class Plan:
                 raise PlanError(f"{stage!r} is not a stage: {_instance(stage, 'Clip(1.0)')}")
             if stage.changes_only and not (self.algorithm.tells_changes and isinstance(self.learner, GradientLearner)):
                 raise PlanError(
-                    f"{_name(stage)} bounds changes of a model, and {type(self.algorithm).__name__} with"
+                    f"{_name(stage)} is for changes of a model, and {type(self.algorithm).__name__} with"
                     f" {_name(self.learner)} tells none: leave it out, or use FedAvg with a learner that has gradients"
+                    " (among neighbours: Choco); Half and Quantize take parameters as well"
                 )
-            later = [s for s in self.stages[i + 1 :] if s.decodes == "sum"]
+            if (reason := stage.refuses(self.algorithm, self.learner, self.stages[:i])) is not None:
+                raise PlanError(reason)
+            later = [s for s in self.stages[i + 1 :] if s.decodes != "each"]
             if stage.decodes == "each" and later:
                 raise PlanError(
-                    f"{_name(stage)} must be undone for each update, but {_name(later[0])} after it is undone only"
-                    " for the sum, where single updates can no longer be seen: put it last or leave one out"
+                    f"{_name(stage)} must be undone for each update, but {_name(later[0])} after it "
+                    + (
+                        "is undone only for the sum, where single updates can no longer be seen: put it last or leave"
+                        " one out"
+                        if later[0].decodes == "sum"
+                        else f"would see its packed form: put {_name(later[0])} before it"
+                    )
                 )
             if stage.decodes == "sum" and self.reduce.needs == "each":
                 raise PlanError(
@@ -150,6 +158,10 @@ class Plan:
         if not isinstance(self.buffered, Buffered):
             raise PlanError(f"buffered={self.buffered!r} is not a Buffered: {_instance(self.buffered, 'Buffered(10)')}")
         name = type(self.algorithm).__name__
+        if self.algorithm.retells:
+            raise PlanError(
+                f"buffered rounds give every client the same model, and {name} gives each its own: leave buffered out"
+            )
         if not self.algorithm.tells_changes or not isinstance(self.learner, GradientLearner):
             raise PlanError(
                 f"buffered rounds discount a client's change of the model by its age, and {name} with"
