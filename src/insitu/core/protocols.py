@@ -44,6 +44,8 @@ class Algorithm(Part, ABC):
     learner_needed: ClassVar[Literal["gradient", "any", "none"]] = "gradient"
     tells_changes: ClassVar[bool] = False
     """Whether the update's ``shared`` part is a change or a gradient, which a late answer's age may scale down."""
+    needs_everyone: ClassVar[bool] = False
+    """Whether clients keep what a newcomer could not know, so that the cohort must be everyone in every round."""
 
     @abstractmethod
     def init(self, start: Variables | None) -> State:
