@@ -191,7 +191,7 @@ def next_arrivals(plan: Plan, sky: Sky, version: int, message: Any, down: int, c
         if lost > MOST_LOST:
             raise RoundError(
                 f"{lost} clients were lost one after another before {size} answered: give the world a smaller dropout,"
-                " longer availability, or faster devices"
+                f" longer availability, or faster devices{pace.hint()}"
             )
     messages = {**sky.messages, version: message}
     still = {flight.version for flight in heap}
@@ -224,6 +224,10 @@ class _Pace:
         if self.bound is None:
             return set()
         return set(np.flatnonzero(self.done > self.done.min() + self.bound).tolist())
+
+    def hint(self) -> str:
+        """What may be behind it where nobody answers."""
+        return "" if self.bound is None else f" (with bound={self.bound}, all wait for whoever never answers)"
 
     def tasks(self) -> tuple[int, ...]:
         """For the next round."""
