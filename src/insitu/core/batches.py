@@ -49,19 +49,49 @@ def batches(
     ``batch_size=None`` takes all examples in their own order. With ``steps`` given, epochs follow one another until
     so many batches are cut. ``pairs``: a leftover batch of one joins the batch before it, for layers that mix examples.
     """
-    if batch_size is None:
-        size, order = n, np.arange(n)
-    else:
-        size = min(batch_size, n)
+    order = np.arange(n)
+    if batch_size is not None:
         generator = seeds.restarted(seed, round, client, "batches")
         order = generator.permutation(n)
-    ends = np.arange(size, n + size, size)
-    ends[-1] = n
-    if pairs and len(ends) > 1 and n - ends[-2] == 1:
-        ends = np.append(ends[:-2], n)
+    ends = _ends(n, batch_size, pairs)
     passes = math.ceil(steps / len(ends)) if steps is not None else (epochs or 1)
     if passes > 1:
         more = [order if batch_size is None else generator.permutation(n) for _ in range(passes - 1)]
         order = np.concatenate([order, *more])
         ends = np.concatenate([ends + n * i for i in range(passes)])
     return Batches(order, ends if steps is None else ends[:steps])
+
+
+def epoch_steps(n: int, batch_size: int | None, *, pairs: bool = False) -> int:
+    """How many batches an epoch over ``n`` examples has."""
+    return len(_ends(n, batch_size, pairs))
+
+
+def onward(
+    n: int, batch_size: int | None, first: int, steps: int, *, seed: int, client: str, pairs: bool = False
+) -> Batches:
+    """Steps ``first`` … ``first + steps - 1`` (from 0) of a walk through a client's epochs that never starts anew.
+
+    The order within an epoch is a function of (seed, client, epoch), so wherever a round begins and however long it is,
+    every example is seen once an epoch. ``batch_size=None`` takes all examples in their own order.
+    """
+    ends = _ends(n, batch_size, pairs)
+    starts = np.concatenate([[0], ends[:-1]])
+    pieces, sizes = [], []
+    order, known = np.arange(n), -1
+    for epoch, step in (divmod(step, len(ends)) for step in range(first, first + steps)):
+        if epoch != known and batch_size is not None:
+            order, known = seeds.generator(seed, epoch, client, "epoch").permutation(n), epoch
+        pieces.append(order[starts[step] : ends[step]])
+        sizes.append(len(pieces[-1]))
+    return Batches(np.concatenate(pieces), np.cumsum(sizes))
+
+
+def _ends(n: int, batch_size: int | None, pairs: bool) -> np.ndarray:
+    """Where the batches of one epoch end; a leftover batch of one joins the one before where ``pairs``."""
+    size = n if batch_size is None else min(batch_size, n)
+    ends = np.arange(size, n + size, size)
+    ends[-1] = n
+    if pairs and len(ends) > 1 and n - ends[-2] == 1:
+        ends = np.append(ends[:-2], n)
+    return ends

@@ -44,6 +44,8 @@ class Algorithm(Part, ABC):
     learner_needed: ClassVar[Literal["gradient", "any", "none"]] = "gradient"
     tells_changes: ClassVar[bool] = False
     """Whether the update's ``shared`` part is a change or a gradient, which a late answer's age may scale down."""
+    needs_everyone: ClassVar[bool] = False
+    """Whether clients keep what a newcomer could not know, so that the cohort must be everyone in every round."""
 
     retells: ClassVar[bool] = False
     """Whether what a stage leaves out of ``shared`` is in the client's next update by itself, as that is a difference

@@ -18,6 +18,10 @@ from insitu.rounds.policy import Policy
 from insitu.rounds.world import World
 
 LARGEST_BLOCK = 256
+_GRADIENTS_OWN = (
+    ("steps", None), ("clip", None), ("optimizer", "sgd"), ("batches", "anew"), ("keep_optimizer", False),
+)  # fmt: skip
+"""Options that a learner which fits by itself has no use for, with their usual values."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ class Plan:
         self._check_learner()
         self._check_stages()
         self._check_buffered()
+        self._check_everyone()
         if (reason := self.algorithm.refuses(self.reduce)) is not None:
             raise PlanError(reason)
 
@@ -116,7 +121,7 @@ class Plan:
 
     def _check_black_box(self) -> None:
         config = self.algorithm.config()
-        for option, usual in (("steps", None), ("clip", None), ("optimizer", "sgd")):
+        for option, usual in _GRADIENTS_OWN:
             if config.get(option, usual) != usual:
                 raise PlanError(
                     f"{option}={config[option]!r} is a matter of gradients, and {_name(self.learner)} fits by itself:"
@@ -172,6 +177,22 @@ class Plan:
             raise PlanError(
                 "buffered rounds draw their clients one by one and wait for nobody: leave cohort, over_select and"
                 " deadline out, and say Buffered(size=…, concurrency=…)"
+            )
+
+    def _check_everyone(self) -> None:
+        if not self.algorithm.needs_everyone:
+            return
+        name = type(self.algorithm).__name__
+        for option in ("cohort", "buffered"):
+            given = getattr(self, option)
+            if given is not None and given != Everyone():
+                raise PlanError(
+                    f"{name}'s clients keep what one that joins later could not know, so each takes part in every"
+                    f" round: leave {option}={given!r} out"
+                )
+        if self.policy.over_select:
+            raise PlanError(
+                f"{name} needs every client in every round: leave over_select={self.policy.over_select} out"
             )
 
     def config(self) -> dict[str, Any]:
