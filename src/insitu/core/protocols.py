@@ -277,6 +277,8 @@ class Setting:
     choices: Mapping[str, Any] = field(default_factory=dict)
     notify: Callable[[str], None] = print
     """Tells the user a sentence: a choice made, a slower path taken."""
+    stored: bool = False
+    """Whether there is a store, which wants every client's memory where it is kept."""
 
 
 class Session(Protocol):
@@ -294,8 +296,43 @@ class Session(Protocol):
         ...
 
 
+class Ranks(Protocol):
+    """Processes that run one run together, seen from one of them. All call the same methods in the same order."""
+
+    rank: int
+    world: int
+
+    def clock(self) -> float:
+        """Seconds on a clock that says the same on every rank."""
+        ...
+
+    def launch(self) -> str | None:
+        """What started the processes, the same after a restart; None where that cannot be told."""
+        ...
+
+    def agree(self, fields: Mapping[str, str]) -> None:
+        """Raises EngineError, naming rank and field, where ranks were given different things."""
+        ...
+
+    def first(self, value: Any, doing: str) -> Any:
+        """Rank 0's tree, on every rank."""
+        ...
+
+    def settle(self, wanted: bool) -> tuple[bool, list[int]]:
+        """Whether any rank wants to stop, and the bytes that each rank has sent since the last call."""
+        ...
+
+    def leave(self, why: str) -> None:
+        """Tells the others that this rank ends, and why."""
+        ...
+
+
 class Engine(Part, ABC):
     """Where the work happens: a frozen description that is opened for a run."""
+
+    def ranks(self) -> Ranks | None:
+        """The processes that run this run together, joined; None where this one is alone with its workers."""
+        return None
 
     @abstractmethod
     def refuses(self, plan: Any) -> str | None:
