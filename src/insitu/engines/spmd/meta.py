@@ -48,7 +48,7 @@ def pack(
         ),
         "failures": [[failure.index, failure.error, failure.trace] for failure in failures],
         "said": said,
-        "pace": pace,
+        "pace": np.array(pace),
     }
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -49,7 +50,7 @@ class Ranks:
 
     def gather(self, value: Any, doing: str) -> list[Any]:
         """Every rank's tree, in the order of the ranks. Each rank passes on what it has to the next, world - 1 times."""
-        told: Any = {"value": value, "clock": time.monotonic()}
+        told: Any = {"value": value, "clock": np.array(time.monotonic())}  # as text its length would vary
         found = {self.rank: told}
         with self._meeting(doing):
             for hop in range(self.world - 1):
@@ -58,7 +59,7 @@ class Ranks:
                 sending.wait()
                 self.sent += sending.size
                 found[(self.rank - 1 - hop) % self.world] = told
-        self._now = found[0]["clock"]
+        self._now = float(found[0]["clock"])
         return [found[rank]["value"] for rank in range(self.world)]
 
     def first(self, value: Any, doing: str) -> Any:
@@ -106,8 +107,8 @@ class Ranks:
     def settle(self, wanted: bool) -> tuple[bool, list[int]]:
         """Whether any rank wants to stop, and the bytes that each has sent since the last call."""
         since, self._told = self.sent - self._told, self.sent
-        told = self.gather([wanted, since], "closing the round")
-        return any(one[0] for one in told), [one[1] for one in told]
+        told = self.gather(np.array([wanted, since]), "closing the round")
+        return any(int(one[0]) for one in told), [int(one[1]) for one in told]
 
     def agree(self, fields: Mapping[str, str]) -> None:
         """Raises EngineError on every rank, naming the first rank and field, where ranks were given different things."""

@@ -184,7 +184,7 @@ class SpmdSession:
             if rank and self.ranks.rank == 0:
                 for text in one["said"]:
                     self.setting.notify(f"rank {rank}: {text}")
-        paces = [one["pace"] for one in told]
+        paces = [float(one["pace"]) for one in told]
         if kind != "train" or not all(paces):
             return
         fresh = paces if not self._measured else [(a + b) / 2 for a, b in zip(self._measured, paces, strict=True)]
