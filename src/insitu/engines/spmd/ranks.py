@@ -201,11 +201,16 @@ def _met(backend: str, timeout: float) -> Ranks:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     host, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
     wait = timedelta(seconds=timeout)
+    given = dist.is_initialized()  # by Ray, or by the user's script: then theirs is used
     try:
-        store, rank, world = next(iter(dist.rendezvous("env://", timeout=wait)))
+        if given:
+            store, rank, world = dist.distributed_c10d._get_default_store(), dist.get_rank(), dist.get_world_size()
+        else:
+            store, rank, world = next(iter(dist.rendezvous("env://", timeout=wait)))
     except (RuntimeError, ValueError) as error:  # DistNetworkError, DistStoreError
         raise EngineError(_no_store(rank, host, port, timeout, error)) from error
     token, at = "insitu/token", "insitu/port"
+    store = dist.PrefixStore("insitu", store)
     try:
         if rank == 0:
             store.set(token, secrets.token_hex(16))
@@ -219,12 +224,14 @@ def _met(backend: str, timeout: float) -> Ranks:
         raise EngineError(never_came([0], world, timeout)) from error
     watch = Watch(rank, world, found, timeout)
     watch.meet("starting")
+    if given:
+        return Ranks(rank, world, dist.get_backend(), timeout, watch)
     kind = "cpu:gloo,cuda:nccl" if backend == "nccl" else "gloo"
     if backend == "nccl":
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
     try:
         dist.init_process_group(
-            kind, store=dist.PrefixStore("insitu", store), rank=rank, world_size=world, timeout=wait
+            kind, store=dist.PrefixStore("group", store), rank=rank, world_size=world, timeout=wait
         )
     except RuntimeError as error:
         said = watch.missing("connecting") if watch.gone else f"the ranks cannot connect to each other: {error}"
