@@ -309,7 +309,7 @@ class _Loop:
             "rounds": self.rounds,
             "clients": len(self.clients),
             "versions": versions(),
-            "launch": self.ranks.launch() if self.ranks else None,
+            "launch": (self.ranks.launch() or (None,))[0] if self.ranks else None,
         }
 
     def _how_to_resume(self) -> str:

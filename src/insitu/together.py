@@ -33,13 +33,18 @@ def compare(
     ranks.agree(fields)
 
 
-def unfinished(store: Store, launch: str | None, digest: str) -> str | None:
-    """The run of this plan that the same launch began and did not finish: what a restart goes on with."""
+def unfinished(store: Store, launch: tuple[str, bool] | None, digest: str) -> str | None:
+    """The run of this plan that the same launch began: what it goes on with.
+
+    One that is finished counts where this is a restart: a worker may die when there is nothing left to do.
+    """
     if launch is None:
         return None
+    name, again = launch
     for row in store.runs():
         record = store.record(row["id"])
-        if record.get("launch") == launch and record["digest"] == digest and record["status"] != "finished":
+        ours = record.get("launch") == name and record["digest"] == digest
+        if ours and (again or record["status"] != "finished"):
             return str(record["id"])
     return None
 

@@ -306,8 +306,8 @@ class Ranks(Protocol):
         """Seconds on a clock that says the same on every rank."""
         ...
 
-    def launch(self) -> str | None:
-        """What started the processes, the same after a restart; None where that cannot be told."""
+    def launch(self) -> tuple[str, bool] | None:
+        """What started the processes, the same after a restart, and whether this may be one; None: nobody can tell."""
         ...
 
     def agree(self, fields: Mapping[str, str]) -> None:

@@ -42,9 +42,11 @@ class Ranks:
         """Seconds on rank 0's clock, as of the last exchange."""
         return self._now
 
-    def launch(self) -> str | None:
-        """What started these processes, for telling its own run from others after a restart; None: nothing we know."""
-        return launch_id()
+    def launch(self) -> tuple[str, bool] | None:
+        """What started these processes, and whether it may have done so before; None: nothing we know."""
+        name = launch_id()
+        again = "INSITU_LAUNCH" in os.environ or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+        return None if name is None else (name, again)
 
     # ------------------------------------------------------------ exchanges
 
@@ -206,7 +208,7 @@ def _met(backend: str, timeout: float) -> Ranks:
         if given:
             store, rank, world = dist.distributed_c10d._get_default_store(), dist.get_rank(), dist.get_world_size()
         else:
-            store, rank, world = next(iter(dist.rendezvous("env://", timeout=wait)))
+            store = _store(rank, world, host, int(port), wait)
     except (RuntimeError, ValueError) as error:  # DistNetworkError, DistStoreError
         raise EngineError(_no_store(rank, host, port, timeout, error)) from error
     token, at = "insitu/token", "insitu/port"
@@ -237,6 +239,15 @@ def _met(backend: str, timeout: float) -> Ranks:
         said = watch.missing("connecting") if watch.gone else f"the ranks cannot connect to each other: {error}"
         raise EngineError(said) from error
     return Ranks(rank, world, backend, timeout, watch)
+
+
+def _store(rank: int, world: int, host: str, port: int, wait: timedelta) -> dist.Store:
+    """Where ranks leave notes for each other: rank 0's, or that of torchrun, which outlives restarts."""
+    agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    # Waiting for the others is left to the watch, which can tell who does not come.
+    store = dist.TCPStore(host, port, world, rank == 0 and not agents, wait, wait_for_workers=False)
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"/worker/attempt_{attempt}", store) if agents else store
 
 
 def _no_store(rank: int, host: str, port: str, timeout: float, error: Exception) -> str:
