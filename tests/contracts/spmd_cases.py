@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,11 +12,13 @@ import torch
 from contract_cases import BATCH, algorithm_classes, flat, learner, ragged, table, train
 
 import insitu
+from insitu.algorithms.data_parallel import DataParallel
 from insitu.algorithms.fedavg import FedAvg
 from insitu.algorithms.scaffold import Scaffold
 from insitu.core import tree, wire
 from insitu.core.types import Data
 from insitu.data.clients import Clients
+from insitu.engines.spmd import Spmd
 from insitu.learners.torch import TorchLearner
 from insitu.privacy.clip import Clip
 
@@ -93,6 +96,26 @@ def wide(features: int, engine: Any) -> dict[str, Any]:
         module = torch.nn.Linear(features, 2)
     plan = insitu.Plan(FedAvg(lr=0.01, steps=1, batch_size=3), learner=TorchLearner(module), block=2)
     return what_became(train(plan, clients, engine, 2))
+
+
+def steps(dtype: torch.dtype, engine: Any, hook: str | None = None, **more: Any) -> dict[str, Any]:
+    """One averaged gradient a step, on a model that DistributedDataParallel takes."""
+    chosen = DataParallel(**{"lr": 0.2, "batch_size": 10, "steps": 6, "optimizer": "momentum", "clip": 1.0, **more})
+    plan = insitu.Plan(chosen, learner=learner("logistic", dtype))
+    if isinstance(engine, Spmd):
+        engine = dataclasses.replace(engine, hook=hook)
+    result = train(plan, ragged("logistic", holdout=0.3), engine, ROUNDS)
+    return {**what_became(result), "gradient": str(result.choices.get("gradient", ""))}
+
+
+STEPS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "steps-float64": partial(steps, torch.float64),
+    "steps-float32": partial(steps, torch.float32),
+    "steps-few": partial(steps, torch.float64, batch_size=3, clip=None, optimizer="adam"),
+    "steps-fp16": partial(steps, torch.float32, hook="fp16"),
+    "steps-powersgd": partial(steps, torch.float32, hook="powersgd"),
+}
+"""Cases of DistributedDataParallel, which tells a report a rank and not a client."""
 
 
 CASES: dict[str, Callable[[Any], dict[str, Any]]] = {

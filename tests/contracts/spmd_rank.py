@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from spmd_cases import CASES
+from spmd_cases import CASES, STEPS
 
 from insitu.core import wire
 from insitu.engines.spmd import Spmd
@@ -22,7 +22,7 @@ def main(out: Path) -> None:
     torch.set_num_threads(1)
     engine = Spmd(timeout=30.0, lanes=3, compile=False)
     ranks = engine.ranks()
-    for name, case in CASES.items():
+    for name, case in {**CASES, **STEPS}.items():
         told: dict[str, Any]
         try:
             told = case(engine)

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from spmd_cases import CASES
+from spmd_cases import CASES, STEPS
 
 from insitu.core import wire
 from insitu.engines.inline import Inline
 from insitu.engines.processes import Processes
+from insitu.engines.spmd import Spmd
 from insitu.engines.vectorized import Vectorized
 
 HERE = Path(__file__).parent
@@ -76,7 +77,7 @@ def told(out: Path, case: str, rank: int) -> dict[str, Any]:
 @functools.cache
 def meant(case: str) -> dict[str, Any]:
     """What inline says."""
-    return CASES[case](Inline())
+    return {**CASES, **STEPS}[case](Inline())
 
 
 @pytest.mark.parametrize("world", WORLDS)
@@ -132,3 +133,43 @@ def test_the_sum_goes_once_up_and_once_down(outputs, world):
     expected = [more if rank in (0, world - 1) else 2 * more for rank in range(world)]
     # The second round: in the first, choices travel as well.
     assert [b - a for a, b in zip(small["wire"][1], large["wire"][1], strict=True)] == expected
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize(
+    ("case", "close"),
+    [("steps-float64", 1e-12), ("steps-few", 1e-12), ("steps-float32", 1e-6), ("steps-fp16", 2e-3)],
+)
+def test_gradients_averaged_by_torch_are_those_averaged_by_us(outputs, case, close, world):
+    """DistributedDataParallel's, the batch cut among ranks, against inline's, client by client."""
+    ranks = [told(outputs(world), case, rank) for rank in range(world)]
+    expected = meant(case)
+    for found in ranks:
+        assert found["gradient"] == "DistributedDataParallel"
+        np.testing.assert_array_equal(found["flat"], ranks[0]["flat"])
+        np.testing.assert_allclose(found["flat"], expected["flat"], rtol=close, atol=close)
+        np.testing.assert_allclose(found["losses"], expected["losses"], rtol=max(close, 1e-6))
+        np.testing.assert_allclose(found["measured"], expected["measured"], rtol=max(close, 1e-6))
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_hooks_of_torch_make_gradients_smaller(outputs, world):
+    """The bytes are those of a ring's all-reduce: 21 numbers a step, six steps, in four bytes, in two, or low rank."""
+    sent = {}
+    for hook in ("float32", "fp16", "powersgd"):
+        found = told(outputs(world), f"steps-{hook}", 0)
+        assert np.isfinite(found["flat"]).all()
+        # Of two rounds after the first; what is exchanged beside gradients is the same for all.
+        sent[hook] = found["rows"][1][2]
+    assert sent["float32"] == world * 6 * 21 * 4
+    assert sent["fp16"] == world * 6 * 21 * 2
+    assert sent["powersgd"] == world * 6 * (3 + 6 + 3) * 4  # factors of [3, 6] at rank 1, and the bias as it is
+
+
+def test_on_one_rank_it_is_the_same(outputs):
+    """Without others, the module is differentiated as it is: k ranks are one process with k times the batch."""
+    alone = STEPS["steps-float64"](Spmd(lanes=3, compile=False))
+    assert alone["gradient"] == "one module"
+    for world in WORLDS:
+        found = told(outputs(world), "steps-float64", 0)
+        np.testing.assert_allclose(found["flat"], alone["flat"], rtol=1e-12, atol=1e-13)

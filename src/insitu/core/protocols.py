@@ -106,6 +106,41 @@ class Answering(Protocol):
         ...
 
 
+@runtime_checkable
+class Stepwise(Protocol):
+    """An algorithm whose round is several steps: each is asked, worked on, reduced and taken in before the next."""
+
+    def steps_a_round(self) -> int:
+        """How many."""
+        ...
+
+    def examples(self, step: int, n: int, seed: int) -> Any:
+        """Numbers [b] of the examples of a step, counted from the run's first, among all clients' n examples."""
+        ...
+
+    def ask_step(self, state: State, round: int, parts: Mapping[int, Any]) -> dict[int, Tree]:
+        """The message to each place whose client has examples in this step; ``parts`` are their positions there."""
+        ...
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What a session made of a round's steps: the new state and a report a worker; or why the round is void."""
+
+    state: State
+    reports: Sequence[Any]
+    trouble: str = ""
+
+
+@runtime_checkable
+class TakesSteps(Protocol):
+    """A session that takes all steps of a :class:`Stepwise` algorithm's round by itself, where it can."""
+
+    def take_steps(self, state: State, round: int, first: int) -> Steps | None:
+        """The round's steps, the first of them number ``first`` of the run; None where it cannot."""
+        ...
+
+
 class Learner(Protocol):
     """What every learner can do. ``init`` is cheap when called again with the same seed."""
 
@@ -201,6 +236,19 @@ class Stackable(Protocol):
 
     def mapped(self) -> GradientLearner:
         """The learner with a ``gradient`` that ``torch.func.vmap`` can be applied to."""
+        ...
+
+
+@runtime_checkable
+class Differentiable(Protocol):
+    """What a learner may offer engines that differentiate by themselves, across several processes."""
+
+    def trainable(self) -> Any:
+        """A ``torch.nn.Module`` with the model's parameters under their names, or text: why there is none.
+
+        ``module(x, y, scale, weight)`` gives ``scale`` times the weighted sum of the losses, and the metric sums as of
+        :meth:`GradientLearner.gradient`.
+        """
         ...
 
 

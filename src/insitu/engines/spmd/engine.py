@@ -29,7 +29,7 @@ class Spmd(Engine):
     compile  as there
     device   as there; None: the rank's own GPU, or the CPU
     hook     what DistributedDataParallel does to a gradient on its way (methods that take one averaged gradient a step):
-             "fp16", "bf16" or "powersgd"; None: nothing
+             "fp16", "bf16" (on GPUs) or "powersgd" (rank 1; its error feedback starts anew on resuming); None: nothing
 
     The number of ranks changes nothing in the answer, not one bit, but where DistributedDataParallel sums (1e-6).
     """
@@ -56,6 +56,8 @@ class Spmd(Engine):
     def refuses(self, plan: Any) -> str | None:
         if not dist.is_available():
             return "this torch was built without torch.distributed: install another, or use engine='processes'"
+        if self.hook == "bf16" and not torch.cuda.is_available():
+            return "hook='bf16' needs NCCL and a GPU a rank, and this process sees none: use 'fp16', or leave it out"
         if self.backend == "nccl" and not torch.cuda.is_available():
             return "backend='nccl' needs a GPU a rank, and this process sees none: leave backend out, or say 'gloo'"
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -40,6 +40,10 @@ class Homes(Mapping[str, Any]):
     def __len__(self) -> int:
         return len({**self._own, **self._moved})
 
+    def anything(self) -> bool:
+        """Whether any client remembers anything, as far as is known on every rank."""
+        return bool(self._home or self._pending)
+
     def here(self) -> None:
         """Rank 0 works on its first block before anything has moved: what is known at the start is its own."""
         self._moved = {}

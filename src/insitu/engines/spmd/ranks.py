@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from insitu.core.errors import EngineError
+from insitu.core.errors import EngineError, InsituError
 from insitu.engines.spmd import frames
 from insitu.engines.spmd.watch import Watch, lines, never_came
 
@@ -140,17 +140,27 @@ class Ranks:
         if self._watch is None:
             yield
             return
-        self._watch.meet(doing)
+        self.meet(doing)
         try:
             yield
-        except RuntimeError as error:  # gloo's word for a peer that is gone
-            if isinstance(error, EngineError):
-                raise
-            until = time.monotonic() + min(2.0, self.timeout)
-            while not self._watch.gone and time.monotonic() < until:
-                time.sleep(0.01)
-            said = self._watch.missing(doing) if self._watch.gone else f"ranks lost each other while {doing}: {error}"
-            raise EngineError(said) from error
+        except RuntimeError as error:
+            raise self.explained(error, doing) from error
+
+    def meet(self, doing: str) -> None:
+        """Returns when every rank has called it."""
+        if self._watch:
+            self._watch.meet(doing)
+
+    def explained(self, error: RuntimeError, doing: str) -> RuntimeError:
+        """What torch says when an exchange breaks, as an error that names the rank that is missing."""
+        if isinstance(error, InsituError) or self._watch is None:
+            return error
+        until = time.monotonic() + min(2.0, self.timeout)
+        while not self._watch.gone and time.monotonic() < until:
+            time.sleep(0.01)
+        if self._watch.gone:
+            return EngineError(self._watch.missing(doing))
+        return EngineError(f"{type(error).__name__} while {doing}: {error}")
 
 
 _joined: Ranks | None = None

@@ -14,13 +14,16 @@ from typing import Any
 
 import torch
 
-from insitu.core.errors import UpdateError
-from insitu.core.protocols import Engine, Setting
+from insitu.core import tree
+from insitu.core.errors import EngineError, UpdateError
+from insitu.core.mean import Mean
+from insitu.core.protocols import Differentiable, Engine, Setting, Steps
 from insitu.core.types import Answer, Failure, Folded, Report, Task
 from insitu.engines.inline import Inline
 from insitu.engines.spmd import meta, share
 from insitu.engines.spmd.homes import Homes
 from insitu.engines.spmd.ranks import Ranks
+from insitu.engines.spmd.steps import Stepper
 from insitu.engines.vectorized import Vectorized
 from insitu.engines.vectorized.session import VectorizedSession
 from insitu.rounds.fold import in_blocks
@@ -28,7 +31,7 @@ from insitu.rounds.fold import in_blocks
 OWN = ("ranks", "backend", "inner", "seconds", "versions")
 """The choices that are this engine's; all others are the inner engine's."""
 STEADY = 0.15
-"""How far measured speeds may be from those in use: shares that change with every breath move memories about."""
+"""How far measured speeds may be from those in use before shares follow them."""
 
 
 class SpmdSession:
@@ -49,6 +52,7 @@ class SpmdSession:
         self._seconds = list(known) if known and len(known) == ranks.world else [1.0] * ranks.world
         self._measured: list[float] = []
         self._narrow_said = False
+        self._stepper: Stepper | None = None
         self.choices: dict[str, Any] = {}
         self._choose()
 
@@ -76,6 +80,48 @@ class SpmdSession:
         busy = time.perf_counter() - began
         done = sum(loads[a:b])
         yield from self._exchanged(blocks, ends, mine, busy / done if done and not first else 0.0)
+
+    def take_steps(self, state: Any, round: int, first: int) -> Steps | None:
+        """The steps of a round with DistributedDataParallel, where the model allows it; a report a rank."""
+        plan = self.setting.plan
+        if self._stepper is None:
+            found = self._trainable()
+            if isinstance(found, str):
+                self._without_stepper(found)
+                return None
+            self._stepper = Stepper(self.setting, self.ranks, found, self.device, self.hook)
+            self.choices["gradient"] = "DistributedDataParallel" if self.ranks.world > 1 else "one module"
+        self.ranks.meet(f"beginning round {round}")
+        try:
+            state, sums, told = self._stepper.take(plan.algorithm, state, round, first)
+        except RuntimeError as error:
+            raise self.ranks.explained(error, f"averaging gradients in round {round}") from error
+        trouble = tree.not_finite({"shared": state["shared"]})
+        all_told = self.ranks.gather([sums, told], f"exchanging what came of round {round}")
+        reports = [Report(f"rank {r}", r, own, size) for r, (own, size) in enumerate(all_told)]
+        if trouble is not None:
+            return Steps(state, reports, f"{trouble} is NaN or Inf after these steps: take a smaller lr, or clip")
+        return Steps(state, reports)
+
+    def _trainable(self) -> Any:
+        """The model as a module, or why its gradients are averaged by other means."""
+        plan = self.setting.plan
+        if plan.stages:
+            return f"{type(plan.stages[0]).__name__} is done to every client's update"
+        if not isinstance(plan.reduce, Mean):
+            return f"{type(plan.reduce).__name__} is no mean"
+        if not isinstance(plan.learner, Differentiable):
+            return f"{type(plan.learner).__name__} has no torch module"
+        return plan.learner.trainable()
+
+    def _without_stepper(self, reason: str) -> None:
+        if "gradient" in self.choices:
+            return
+        if self.hook is not None:
+            raise EngineError(f"hook={self.hook!r} is DistributedDataParallel's, which is not used: {reason}")
+        self.choices["gradient"] = "client by client"
+        if self.ranks.rank == 0:
+            self.setting.notify(f"gradients are averaged client by client: {reason}")
 
     def close(self) -> None:
         """Ends the inner session; the ranks stay together for the next run."""
@@ -185,8 +231,8 @@ class SpmdSession:
                 for text in one["said"]:
                     self.setting.notify(f"rank {rank}: {text}")
         paces = [float(one["pace"]) for one in told]
-        if kind != "train" or not all(paces):
-            return
+        if kind != "train" or not all(paces) or self.homes.anything():
+            return  # where clients remember, shares stay as they are: their memories would move with every breath
         fresh = paces if not self._measured else [(a + b) / 2 for a, b in zip(self._measured, paces, strict=True)]
         self._measured = fresh
         off = [a / b for a, b in zip(fresh, self._seconds, strict=True)]
