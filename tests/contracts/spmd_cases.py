@@ -101,10 +101,13 @@ def wide(features: int, engine: Any) -> dict[str, Any]:
 def steps(dtype: torch.dtype, engine: Any, hook: str | None = None, **more: Any) -> dict[str, Any]:
     """One averaged gradient a step, on a model that DistributedDataParallel takes."""
     chosen = DataParallel(**{"lr": 0.2, "batch_size": 10, "steps": 6, "optimizer": "momentum", "clip": 1.0, **more})
-    plan = insitu.Plan(chosen, learner=learner("logistic", dtype))
+    wide = hook == "powersgd"  # what is small is not compressed
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        plan = insitu.Plan(chosen, learner=TorchLearner(torch.nn.Linear(36 if wide else 6, 3).to(dtype)))
     if isinstance(engine, Spmd):
         engine = dataclasses.replace(engine, hook=hook)
-    result = train(plan, ragged("logistic", holdout=0.3), engine, ROUNDS)
+    result = train(plan, ragged("cnn" if wide else "logistic", holdout=0.3), engine, ROUNDS)
     return {**what_became(result), "gradient": str(result.choices.get("gradient", ""))}
 
 

@@ -163,7 +163,7 @@ def test_hooks_of_torch_make_gradients_smaller(outputs, world):
         sent[hook] = found["rows"][1][2]
     assert sent["float32"] == world * 6 * 21 * 4
     assert sent["fp16"] == world * 6 * 21 * 2
-    assert sent["powersgd"] == world * 6 * (3 + 6 + 3) * 4  # factors of [3, 6] at rank 1, and the bias as it is
+    assert sent["powersgd"] == world * 6 * (3 + 36 + 3) * 4  # factors of [3, 36] at rank 1, and the bias
 
 
 def test_on_one_rank_it_is_the_same(outputs):

@@ -85,9 +85,21 @@ class Watch:
                 self._say(peer, Say.GONE if self.rank == 0 else Say.LEAVE, 0, why or "it has ended")
             self._changed.notify_all()
 
+    def close(self) -> None:
+        """Says goodbye, and returns when the lines are closed."""
+        self.leave("")
+        self._thread.join()
+
     # ------------------------------------------------------------ the thread
 
     def _live(self) -> None:
+        try:
+            self._watch()
+        finally:
+            for line in self._lines.values():
+                line.close()
+
+    def _watch(self) -> None:
         said = 0.0
         while not self._over:
             now = time.monotonic()

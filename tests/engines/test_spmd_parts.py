@@ -56,8 +56,21 @@ def test_shares_are_consecutive_and_the_latest_ends_as_early_as_it_can(loads, se
 # ------------------------------------------------------------ who is missing
 
 
-def watched(world: int, timeout: float) -> list[watch.Watch]:
-    """All ends of a watch, in this process."""
+@pytest.fixture
+def watched():
+    """Makes all ends of a watch in this process, and closes them."""
+    made: list[watch.Watch] = []
+
+    def make(world: int, timeout: float) -> list[watch.Watch]:
+        made.extend(_watched(world, timeout))
+        return made
+
+    yield make
+    for one in made[::-1]:
+        one.close()
+
+
+def _watched(world: int, timeout: float) -> list[watch.Watch]:
     found: dict[int, watch.Watch] = {}
     port: list[str] = []
     published = threading.Event()
@@ -101,36 +114,34 @@ def met(watches, ranks, doing="testing") -> dict[int, str]:
     return said
 
 
-def test_all_meet_as_often_as_they_like():
+def test_all_meet_as_often_as_they_like(watched):
     watches = watched(3, 20)
     for _ in range(5):
         assert met(watches, (2, 0, 1)) == {0: "", 1: "", 2: ""}
-    for one in watches[::-1]:
-        one.leave("")
 
 
 @pytest.mark.parametrize("gone", [0, 1, 2])
-def test_whoever_is_gone_is_named_on_every_rank(gone):
+def test_whoever_is_gone_is_named_on_every_rank(watched, gone):
     watches = watched(3, 20)
     assert set(met(watches, (0, 1, 2)).values()) == {""}
-    for line in watches[gone]._lines.values():
-        line.shutdown(socket.SHUT_RDWR)  # what a system does for a process that was killed
+    watches[gone]._over = True  # its thread closes its lines without a word: what a system does for the killed
+    watches[gone]._thread.join()
     others = [rank for rank in range(3) if rank != gone]
     for text in met(watches, others).values():
         assert f"rank {gone} of 3 is missing while testing" in text
         assert "its process is gone" in text
 
 
-def test_why_somebody_left_is_passed_on():
+def test_why_somebody_left_is_passed_on(watched):
     watches = watched(3, 20)
     watches[2].leave("DataError: client 'x' has no labels")
     for text in met(watches, (0, 1)).values():
         assert "rank 2 of 3 is missing while testing: DataError: client 'x' has no labels" in text
 
 
-def test_whoever_is_silent_is_dead_after_the_timeout():
+def test_whoever_is_silent_is_dead_after_the_timeout(watched):
     watches = watched(2, 0.6)
-    watches[1]._over = True  # its thread ends, and its line stays open: as under SIGSTOP
+    watches[1]._beat = 1e9  # its line stays open, and it says nothing: as under SIGSTOP
     text = met(watches, (0,))[0]
     assert "rank 1 of 2 is missing while testing: it has given no sign of life for 0.6 s (timeout=0.6)" in text
 
@@ -149,7 +160,8 @@ def test_whoever_does_not_know_the_token_stays_outside():
     thread.start()
     while not port:
         time.sleep(0.01)
-    watch.lines(1, 2, "127.0.0.1", str, lambda: port[0], "another", 1.5)
+    for line in watch.lines(1, 2, "127.0.0.1", str, lambda: port[0], "another", 1.5).values():
+        line.close()
     thread.join(10)
     assert said == ["rank 1 of 2 did not come within 1.5 s (timeout=1.5): see what became of it, or start with as many"
                     " processes as WORLD_SIZE says"]  # fmt: skip
@@ -330,6 +342,7 @@ from insitu.data.clients import Clients
 from insitu.engines.spmd import Spmd
 from insitu.learners.torch import TorchLearner
 x = np.zeros((4, 2))
+torch.manual_seed(0)
 plan = insitu.Plan(DataParallel(batch_size=1, steps=1), learner=TorchLearner(torch.nn.Linear(2, 2)))
 try:
     insitu.run(plan, Clients.from_arrays(x, np.arange(4) % 2), rounds=1, engine=Spmd(timeout=20), store=None, observers=[])
