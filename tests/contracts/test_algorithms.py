@@ -190,7 +190,17 @@ def limit_complete_graph_of_gradients(cls):
     assert far(a, b) < 1e-12
 
 
+def limit_one_step_of_all(cls):
+    """A round of one step on all examples is FedSGD's; and more steps in a round are more rounds of one."""
+    from insitu.algorithms.fedsgd import FedSGD
+
+    a = run_float64(cls(lr=0.3, steps=1, batch_size=None), model="logistic", rounds=6)
+    assert far(a, run_float64(FedSGD(lr=0.3), model="logistic", rounds=6)) < 1e-12
+    assert far(a, run_float64(cls(lr=0.3, steps=3, batch_size=None), model="logistic", rounds=2)) < 1e-12
+
+
 LIMITS = {
+    "steps=1 and batch_size=None is fedsgd": limit_one_step_of_all,
     "mu=0 is fedavg": limit_mu_zero,
     "first round is fedavg": limit_first_round,
     "topology='complete' is fedavg with uniform weights": limit_complete_graph,

@@ -6,24 +6,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from insitu.core import arrays, checks, schedules, tree
-from insitu.core.arrays import Array
 from insitu.core.batches import Batches, onward
 from insitu.core.descent import Descent, Job, Work
-from insitu.core.optim import Optimizer, optimizer
+from insitu.core.optim import Collect, Optimizer, optimizer
 from insitu.core.schedules import Schedule
 from insitu.core.tree import Tree
 from insitu.core.types import Task, Total
-
-
-@dataclass(frozen=True)
-class _Collect(Optimizer):
-    """The clients' optimiser: goes nowhere and keeps the gradient for the report."""
-
-    def init(self, params: Tree) -> dict[str, Any]:
-        return {"gradient": tree.zeros_like(params)}
-
-    def update(self, grads: Tree, state: Tree, params: Tree, lr: Array) -> tuple[Any, Any]:
-        return params, {"gradient": grads}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +61,7 @@ class FedSGD(Descent):
         return onward(n, self.batch_size, task.round - 1, 1, seed=task.seed, client=task.client, pairs=pairs)
 
     def optimizer_(self) -> Optimizer:
-        return _Collect()
+        return Collect()
 
     def rate(self, round: int) -> float:
         return schedules.rate(self.lr, round)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -31,6 +32,32 @@ class Batches:
     def largest(self) -> int:
         """The examples in the largest step."""
         return int(np.diff(self.ends, prepend=0).max())
+
+
+def pooled(n: int, batch_size: int | None, step: int, seed: int) -> np.ndarray:
+    """The examples of one step, out of n that all workers hold together: numbers [b].
+
+    Every epoch is a new permutation; its last, partial batch is kept. ``batch_size=None`` takes all n. The plan knows
+    nothing of the workers, who cut each batch among themselves (:func:`cut`): so a run that goes on with another number
+    of them still sees every example once an epoch.
+    """
+    if batch_size is None or batch_size >= n:
+        return np.arange(n)
+    epoch, place = divmod(step, math.ceil(n / batch_size))
+    return _epoch(n, seed, epoch)[place * batch_size : (place + 1) * batch_size]
+
+
+def cut(examples: np.ndarray, rank: int, ranks: int) -> np.ndarray:
+    """A rank's part of a batch: consecutive, the parts of about one length."""
+    b = len(examples)
+    return examples[rank * b // ranks : (rank + 1) * b // ranks]
+
+
+@lru_cache(maxsize=2)
+def _epoch(n: int, seed: int, epoch: int) -> np.ndarray:
+    order = seeds.generator(seed, epoch, "", "epoch").permutation(n)
+    order.flags.writeable = False
+    return order
 
 
 def batches(

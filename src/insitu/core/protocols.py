@@ -112,6 +112,41 @@ class Answering(Protocol):
         ...
 
 
+@runtime_checkable
+class Stepwise(Protocol):
+    """An algorithm whose round is several steps: each is asked, worked on, reduced and taken in before the next."""
+
+    def steps_a_round(self) -> int:
+        """How many."""
+        ...
+
+    def examples(self, step: int, n: int, seed: int) -> Any:
+        """Numbers [b] of the examples of a step, counted from the run's first, among all clients' n examples."""
+        ...
+
+    def ask_step(self, state: State, round: int, parts: Mapping[int, Any]) -> dict[int, Tree]:
+        """The message to each place whose client has examples in this step; ``parts`` are their positions there."""
+        ...
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What a session made of a round's steps: the new state and a report a worker; or why the round is void."""
+
+    state: State
+    reports: Sequence[Any]
+    trouble: str = ""
+
+
+@runtime_checkable
+class TakesSteps(Protocol):
+    """A session that takes all steps of a :class:`Stepwise` algorithm's round by itself, where it can."""
+
+    def take_steps(self, state: State, round: int, first: int) -> Steps | None:
+        """The round's steps, the first of them number ``first`` of the run; None where it cannot."""
+        ...
+
+
 class Learner(Protocol):
     """What every learner can do. ``init`` is cheap when called again with the same seed."""
 
@@ -221,6 +256,19 @@ class Stackable(Protocol):
 
 
 @runtime_checkable
+class Differentiable(Protocol):
+    """What a learner may offer engines that differentiate by themselves, across several processes."""
+
+    def trainable(self) -> Any:
+        """A ``torch.nn.Module`` with the model's parameters under their names, or text: why there is none.
+
+        ``module(x, y, scale, weight)`` gives ``scale`` times the weighted sum of the losses, and the metric sums as of
+        :meth:`GradientLearner.gradient`.
+        """
+        ...
+
+
+@runtime_checkable
 class FitLearner(Learner, Protocol):
     """A black box: turns (variables, data) into fitted variables."""
 
@@ -297,6 +345,8 @@ class Setting:
     choices: Mapping[str, Any] = field(default_factory=dict)
     notify: Callable[[str], None] = print
     """Tells the user a sentence: a choice made, a slower path taken."""
+    stored: bool = False
+    """Whether there is a store, which wants every client's memory where it is kept."""
 
 
 class Session(Protocol):
@@ -314,8 +364,43 @@ class Session(Protocol):
         ...
 
 
+class Ranks(Protocol):
+    """Processes that run one run together, seen from one of them. All call the same methods in the same order."""
+
+    rank: int
+    world: int
+
+    def clock(self) -> float:
+        """Seconds on a clock that says the same on every rank."""
+        ...
+
+    def launch(self) -> tuple[str, bool] | None:
+        """What started the processes, the same after a restart, and whether this may be one; None: nobody can tell."""
+        ...
+
+    def agree(self, fields: Mapping[str, str]) -> None:
+        """Raises EngineError, naming rank and field, where ranks were given different things."""
+        ...
+
+    def first(self, value: Any, doing: str) -> Any:
+        """Rank 0's tree, on every rank."""
+        ...
+
+    def settle(self, wanted: bool) -> tuple[bool, list[int]]:
+        """Whether any rank wants to stop, and the bytes that each rank has sent since the last call."""
+        ...
+
+    def leave(self, why: str) -> None:
+        """Tells the others that this rank ends, and why."""
+        ...
+
+
 class Engine(Part, ABC):
     """Where the work happens: a frozen description that is opened for a run."""
+
+    def ranks(self) -> Ranks | None:
+        """The processes that run this run together, joined; None where this one is alone with its workers."""
+        return None
 
     @abstractmethod
     def refuses(self, plan: Any) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 from insitu.core import checks, wire
 from insitu.core.errors import PlanError
 from insitu.core.part import plain
-from insitu.core.protocols import Algorithm, Cohort, FitLearner, GradientLearner, Learner, Reduce, Stage
+from insitu.core.protocols import Algorithm, Cohort, FitLearner, GradientLearner, Learner, Reduce, Stage, Stepwise
 from insitu.core.types import Schema, Variables
 from insitu.rounds.buffered import Buffered
 from insitu.rounds.cohort import Everyone, Poisson
@@ -88,6 +88,7 @@ class Plan:
         self._check_stages()
         self._check_buffered()
         self._check_everyone()
+        self._check_steps()
         if (reason := self.algorithm.refuses(self.reduce)) is not None:
             raise PlanError(reason)
 
@@ -193,6 +194,22 @@ class Plan:
         if self.policy.over_select:
             raise PlanError(
                 f"{name} needs every client in every round: leave over_select={self.policy.over_select} out"
+            )
+
+    def _check_steps(self) -> None:
+        if not isinstance(self.algorithm, Stepwise):
+            return
+        name, count = type(self.algorithm).__name__, self.algorithm.steps_a_round()
+        others = self.cohort != Everyone() or self.policy.over_select or self.policy.deadline
+        if others or self.world is not None or self.buffered is not None:
+            raise PlanError(
+                f"{name} takes every step with all clients: leave cohort, over_select, deadline, world and buffered out,"
+                " or use FedSGD, which is one step a round"
+            )
+        if self.stages and count > 1:
+            raise PlanError(
+                f"{_name(self.stages[0])} keeps its memory from round to round, and a round of {name} is {count} steps:"
+                " say steps=1 (on ranks, Spmd(hook=…) compresses every step)"
             )
 
     def config(self) -> dict[str, Any]:

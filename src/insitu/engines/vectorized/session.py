@@ -41,6 +41,8 @@ class VectorizedSession:
         fixed_lanes = choices["lanes"] if choices["compile"] else None
         self.lanes = Lanes(self._algorithm, self.plan.learner, choices["device"], compiled=fixed_lanes)
         self._proven, self._measure = False, measure
+        self.apart: bool = self.plan.reduce.needs == "each" or self.plan.stops_early()
+        """Whether updates are passed on as they are, and not their sum."""
         self._shelf = Shelf()
         self._checked: set[int] = set()
         """Places whose data were looked at; what lies in memory in one piece does not change."""
@@ -88,9 +90,9 @@ class VectorizedSession:
         """One block, or several that fit into the lanes together. Each is summed by itself, as if it were alone."""
         sums = {task.block: Together(self.plan) for task in tasks}
         told = self._told(tasks, sums)
-        if self.plan.reduce.needs == "each" or self.plan.stops_early():
-            # Passed on as they are, where each is needed or some may turn out not to be: in the cohort's order, so
-            # that a round that is complete before all were heard has the same clients.
+        if self.apart:
+            # Where each is needed or some may turn out not to be: in the cohort's order, so that a round that is
+            # complete before all were heard has the same clients.
             yield from sorted(told, key=lambda item: item.index if isinstance(item, Failure) else item.task.index)
             return
         for item in told:
@@ -202,7 +204,7 @@ class VectorizedSession:
             self.choices["step_because"] = reason
 
     def _finish(self, finished: Finished, sums: Sums) -> Iterator[Told]:
-        if finished.message is not None and can_fold_together(self.plan, finished):
+        if not self.apart and finished.message is not None and can_fold_together(self.plan, finished):
             for block in dict.fromkeys(job.task.block for job in finished.jobs):
                 part = finished.of_block(block)
                 try:
@@ -226,7 +228,7 @@ class VectorizedSession:
             }
             job = Job(job.task, job.client, job.batches, fixed, job.carry, job.dropout)
             update, own = self._algorithm.close(self.plan.learner, job, end)
-            if self.plan.reduce.needs == "each" or self.plan.stops_early():
+            if self.apart:
                 # The lane's memory is used again, so what leaves is a copy.
                 update = type(update)(_to_cpu(tree.copy(update.value)), update.weight, update.metrics)
             own = None if own is None else _to_cpu(tree.copy(own))
