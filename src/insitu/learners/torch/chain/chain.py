@@ -72,9 +72,13 @@ class Chain:
 def chained(
     module: nn.Module, trained: Sequence[str], example: Tensor, loss: Loss, metrics: Mapping[str, Loss]
 ) -> Chain | None:
-    """The module as a chain for examples like this one [B, …]; None where it is something else."""
+    """The module as a chain for examples like this one [B, …]; None where it is something else.
+
+    Half precision is left to kernels that sum in float32 within.
+    """
     flat = list(_flat(module, ""))
-    if {name for name, _ in module.named_parameters()} != set(trained) or not example.is_floating_point():
+    whole = {name for name, _ in module.named_parameters()} == set(trained)
+    if not whole or example.dtype not in (torch.float32, torch.float64):
         return None
     links: list[Link] = []
     shape = tuple(example.shape[1:])
