@@ -62,8 +62,12 @@ def test_every_kind_of_part(folder):
 
 
 def test_compressors_are_found_by_name_like_other_stages(folder):
-    stages = "stages=[{ name = 'clip' }, { name = 'topk', fraction = 0.05 }, { name = 'quantize', bits = 4, feedback = false }]"
-    assert plan_of(folder, stages).stages == (Clip(1.0), TopK(0.05), Quantize(4))
+    first, last = "{ name = 'topk', fraction = 0.05 }", "{ name = 'quantize', bits = 4, feedback = false }"
+    assert plan_of(folder, f"stages=[{{ name = 'clip' }}, {first}, {last}]").stages == (
+        Clip(1.0),
+        TopK(0.05),
+        Quantize(4),
+    )
     choco = plan_of(
         folder, "algorithm={ name = 'choco', gamma = 0.2 }", "stages=[{ name = 'signs', feedback = false }]"
     )
