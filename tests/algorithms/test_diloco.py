@@ -20,7 +20,11 @@ from insitu.engines.vectorized import Vectorized
 from insitu.learners.torch import TorchLearner
 from insitu.rounds.buffered import Buffered
 
-ENGINES = {"inline": "inline", "lanes": Vectorized(lanes=3, compile=False, device="cpu"), "workers": Processes(workers=2)}
+ENGINES = {
+    "inline": "inline",
+    "lanes": Vectorized(lanes=3, compile=False, device="cpu"),
+    "workers": Processes(workers=2),
+}
 
 
 class Outer:
@@ -193,7 +197,7 @@ def test_fragments_are_runs_of_neighbours_the_largest_as_small_as_can_be(shape, 
     assert [path for fragment in fragments for path in fragment] == paths
     assert len(fragments) == count
     assert all(fragments)
-    sizes = dict((path, leaf.nbytes) for path, leaf in tree.leaves(model))
+    sizes = {path: leaf.nbytes for path, leaf in tree.leaves(model)}
     assert max(sum(sizes[p] for p in fragment) for fragment in fragments) == best(list(sizes.values()), count)
 
 

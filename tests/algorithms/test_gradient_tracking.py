@@ -119,9 +119,7 @@ def test_the_sum_of_trackers_is_the_sum_of_gradients_even_if_a_node_fails():
 def test_drawn_batches_go_on_through_the_epochs():
     x, y, last = np.zeros((N, 4)), np.zeros((N, 4)), np.zeros((N, 4))
     for round in range(4):
-        now = np.stack(
-            [gradient(i, x[i], onward(10, 4, round, 1, seed=0, client=str(i))[0]) for i in range(N)]
-        )
+        now = np.stack([gradient(i, x[i], onward(10, 4, round, 1, seed=0, client=str(i))[0]) for i in range(N)])
         y = y + now - last
         x, y, last = matrix("ring") @ (x - 0.03 * y), matrix("ring") @ y, now
     result = run(GradientTracking(lr=0.03, batch_size=4, batches="onward"), 4)

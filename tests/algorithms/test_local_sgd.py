@@ -27,7 +27,11 @@ MAKERS = {
     "momentum": (Momentum(0.8), lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.8)),
     "adamw": (AdamW(), lambda p: torch.optim.AdamW(p, lr=0.1)),
 }
-ENGINES = {"inline": "inline", "lanes": Vectorized(lanes=3, compile=False, device="cpu"), "workers": Processes(workers=2)}
+ENGINES = {
+    "inline": "inline",
+    "lanes": Vectorized(lanes=3, compile=False, device="cpu"),
+    "workers": Processes(workers=2),
+}
 
 
 def by_hand(make, steps_by_round):
@@ -106,7 +110,15 @@ def test_fedavg_with_the_same_options_is_the_same_to_the_bit():
 def test_gossips_nodes_keep_their_optimisers_too():
     ours, theirs = MAKERS["adamw"]
     result = run(
-        Gossip(topology="complete", lr=0.1, steps=3, batch_size=BATCH, batches="onward", optimizer=ours, keep_optimizer=True)
+        Gossip(
+            topology="complete",
+            lr=0.1,
+            steps=3,
+            batch_size=BATCH,
+            batches="onward",
+            optimizer=ours,
+            keep_optimizer=True,
+        )
     )
     close(result, by_hand(theirs, [3] * 5))
 

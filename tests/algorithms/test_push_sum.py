@@ -138,7 +138,9 @@ def test_a_run_is_stochastic_gradient_push_by_a_naive_loop(graph):
     assert result.history[-1]["disagreement"] == pytest.approx(distance)
 
 
-@pytest.mark.parametrize(("graph", "n"), [("ring", 7), ("exponential", 7), ("complete", 7), ("complete", 4), ("pairs", 4)])
+@pytest.mark.parametrize(
+    ("graph", "n"), [("ring", 7), ("exponential", 7), ("complete", 7), ("complete", 4), ("pairs", 4)]
+)
 def test_on_a_symmetric_graph_it_is_gossip(graph, n):
     """To the bit where the shares are powers of two, and else to rounding: then masses are one only nearly."""
     options = {"topology": graph, "lr": 0.05, "epochs": 2, "batch_size": 4, "optimizer": "momentum"}
@@ -162,7 +164,9 @@ def test_one_peer_agrees_after_log_n_rounds():
     assert found[2] < 1e-12
 
 
-@pytest.mark.parametrize(("graph", "n", "until"), [("directed_ring", 7, 60), ("directed_exponential", 7, 20), ("grid", 7, 50)])
+@pytest.mark.parametrize(
+    ("graph", "n", "until"), [("directed_ring", 7, 60), ("directed_exponential", 7, 20), ("grid", 7, 50)]
+)
 def test_nodes_agree_on_the_mean_at_the_rate_of_the_second_eigenvalue(graph, n, until):
     result, found = still(graph, until, n)
     trained = run(Gossip(topology="complete", lr=0.1, batch_size=None), 1, n=n).params["weight"][0]

@@ -122,9 +122,7 @@ def test_however_rounds_are_cut_every_example_comes_once_an_epoch(n, size, cuts,
 
 
 def test_each_epoch_client_and_seed_has_an_order_of_its_own():
-    orders = [
-        np.concatenate(walk(50, 10, [5], **more)).tolist() for more in ({}, {"client": "b"}, {"seed": 4})
-    ]
+    orders = [np.concatenate(walk(50, 10, [5], **more)).tolist() for more in ({}, {"client": "b"}, {"seed": 4})]
     orders.append(np.concatenate(walk(50, 10, [10])[5:]).tolist())
     assert len({tuple(order) for order in orders}) == 4
     assert np.concatenate(walk(50, 10, [5])).tolist() == orders[0]

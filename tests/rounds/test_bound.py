@@ -54,14 +54,14 @@ def test_a_bound_of_zero_is_synchronous(algorithm):
         assert [row["staleness"] for row in result.history] == [0] * 6
         assert [row["lead"] for row in result.history] == [0] * 6
     # A round takes as long as its slowest worker.
-    assert [row["clock"] for row in eight.history] == pytest.approx([row["clock"] for row in run(8, algorithm=algorithm).history])
+    assert [row["clock"] for row in eight.history] == pytest.approx(
+        [row["clock"] for row in run(8, algorithm=algorithm).history]
+    )
 
 
 @pytest.mark.parametrize("world", [UNEVEN, LOSSY])
 def test_a_bound_that_nobody_reaches_is_asynchronous_to_the_bit(world):
-    none, wide = (
-        run(8, 30, world=world, buffered={"bound": bound, "concurrency": 8}) for bound in (None, 10**6)
-    )
+    none, wide = (run(8, 30, world=world, buffered={"bound": bound, "concurrency": 8}) for bound in (None, 10**6))
     assert wire.encode(none.state) == wire.encode(wide.state)
     assert [row["clock"] for row in none.history] == [row["clock"] for row in wide.history]
     assert wide.history[-1]["lead"] > 2
@@ -97,7 +97,9 @@ def test_nobody_starts_who_is_further_ahead_than_the_bound(bound, n, size, seed,
 
 
 def test_the_wider_the_bound_the_less_is_waited():
-    seconds = [run(8, 80, buffered={"bound": bound, "concurrency": 8}).history[-1]["clock"] for bound in (0, 1, 4, None)]
+    seconds = [
+        run(8, 80, buffered={"bound": bound, "concurrency": 8}).history[-1]["clock"] for bound in (0, 1, 4, None)
+    ]
     assert seconds[0] > seconds[1] > seconds[2] > seconds[3]
 
 

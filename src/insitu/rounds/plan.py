@@ -179,7 +179,9 @@ class Plan:
                     f" round: leave {option}={given!r} out"
                 )
         if self.policy.over_select:
-            raise PlanError(f"{name} needs every client in every round: leave over_select={self.policy.over_select} out")
+            raise PlanError(
+                f"{name} needs every client in every round: leave over_select={self.policy.over_select} out"
+            )
 
     def config(self) -> dict[str, Any]:
         """The plan as JSON-ready data."""
