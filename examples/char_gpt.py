@@ -75,7 +75,9 @@ def windows(root: str | None = None, test: int = 512) -> DataSet:
 def made_up(words: int = 40_000) -> DataSet:
     """Sentences of a few hundred invented words, the frequent ones far more often than the rare."""
     generator = np.random.default_rng(7)
-    vocabulary = ["".join(generator.choice(list("aeiou" "bdlmnrst"), size=length)) for length in generator.integers(2, 8, 300)]
+    vocabulary = [
+        "".join(generator.choice(list("aeioubdlmnrst"), size=length)) for length in generator.integers(2, 8, 300)
+    ]
     drawn = generator.zipf(1.5, size=words) % len(vocabulary)
     codes = np.frombuffer(" ".join(vocabulary[i] for i in drawn).encode(), dtype=np.uint8)
     letters, codes = np.unique(codes, return_inverse=True)

@@ -197,7 +197,7 @@ def test_fragments_are_runs_of_neighbours_the_largest_as_small_as_can_be(shape, 
     assert [path for fragment in fragments for path in fragment] == paths
     assert len(fragments) == count
     assert all(fragments)
-    sizes = dict((path, leaf.nbytes) for path, leaf in tree.leaves(model))
+    sizes = {path: leaf.nbytes for path, leaf in tree.leaves(model)}
     assert max(sum(sizes[p] for p in fragment) for fragment in fragments) == best(list(sizes.values()), count)
 
 

@@ -13,10 +13,10 @@ import insitu
 from insitu.algorithms.gossip import Gossip
 from insitu.core import tree
 from insitu.core.errors import PlanError
+from insitu.core.schedules import Step
 from insitu.core.types import Context, Update
 from insitu.data.clients import Clients
 from insitu.learners.numpy import LinearLearner
-from insitu.core.schedules import Step
 from insitu.reduce.neighbours import TOPOLOGIES, Neighbours, complete, exponential, grid, mixing, pairs, ring
 
 topologies = st.sampled_from(sorted(TOPOLOGIES))

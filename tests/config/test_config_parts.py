@@ -142,6 +142,18 @@ def test_no_example_is_in_two_places(coded):
     assert sorted(np.concatenate(every).ravel()) == list(range(200))
 
 
+def test_examples_with_many_labels_each_are_dealt_out_by_number(coded):
+    text = "import numpy as np\ndef load(): return np.zeros((50, 4), int), np.arange(200).reshape(50, 4)\n"
+    (coded / "letters.py").write_text(text, encoding="utf-8")
+    change = ('data.partition={ name = "iid", clients = 5 }', "data.holdout=0", "data.source=letters.py:load")
+    clients, _ = population_of(coded, *change, "data.test=0.2")
+    assert [len(clients.at(place).data) for place in range(5)] == [8] * 5
+    with pytest.raises(ConfigError, match="labels have shape"):
+        population_of(
+            coded, *change, 'data.partition={ name = "dirichlet", clients = 5, alpha = 1.0 }', "data.test=0.2"
+        )
+
+
 def test_seeds_of_the_data_are_not_the_runs(folder):
     one, other = (population_of(folder, f"run.seed={seed}")[1] for seed in (0, 1))
     assert np.array_equal(one.x, other.x)

@@ -79,3 +79,62 @@ def test_phones_that_are_not_waited_for_save_time() -> None:
     assert max(first[-1], minute[-1], never[-1]) < waits[-1]
     for history in found.values():
         assert history[-1]["accuracy"] > 0.6
+
+
+WAYS = ("synchronous", "local_sgd", "diloco", "streaming_diloco", "gossip")
+
+
+@pytest.fixture
+def gpt(tmp_path: Path) -> tuple[ModuleType, list[str]]:
+    """The example, and what makes its runs short and independent of whether Shakespeare is there."""
+    pytest.importorskip("torch")
+    source = f'data.source={{ name = "../char_gpt.py:windows", root = "{tmp_path}", test = 20 }}'
+    model = 'learner={ name = "torch", module = "../char_gpt.py:CharGPT", arguments = { width = 16, layers = 1 } }'
+    return example("char_gpt"), [source, model, "run.rounds=2", "run.evaluate_every=1"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_small_gpt_learns_in_every_way(gpt: tuple[ModuleType, list[str]], way: str) -> None:
+    module, short = gpt
+    steps = [] if way == "synchronous" else ["algorithm.steps=3"]
+    one, again, lanes = (
+        module.train(way, *short, *steps, engine=engine) for engine in ("inline", "inline", "vectorized")
+    )
+    losses = one.history.column("loss")[1]
+    assert losses[1] < losses[0] < 4.3  # ln 65 = 4.17, to begin with
+    assert again.history.column("loss")[1] == losses
+    assert lanes.choices["step"] == "stacked"  # side by side, in layers that know of lanes
+    assert lanes.history.column("loss")[1] == pytest.approx(losses, rel=1e-4)
+
+
+def test_the_ways_of_the_gpt_differ_in_their_method_alone() -> None:
+    pytest.importorskip("torch")
+    from insitu.config import load
+
+    module = example("char_gpt")
+    assert (
+        tuple(sorted(path.stem for path in module.HERE.glob("*.toml")))
+        == tuple(sorted(WAYS))
+        == tuple(sorted(module.WAYS))
+    )
+    assert sum(p.numel() for p in module.CharGPT().parameters()) <= 200_000
+    learners, seen = [], []
+    for way in WAYS:
+        config = load(module.HERE / f"{way}.toml")
+        tables = config.to_dict()
+        plan = config.plan()
+        steps = config.run.rounds * (plan.algorithm.work().steps or 1)
+        assert steps == 1400
+        assert plan.algorithm.lr.rounds == config.run.rounds
+        learners.append(tables["learner"])
+        seen.append(tables["data"]["partition"]["clients"] * plan.algorithm.batch_size)
+    assert learners == learners[:1] * len(WAYS)
+    assert seen == [32] * len(WAYS)  # windows in a step
+
+
+def test_the_gpt_sends_a_fiftieth_every_fifty_steps(gpt: tuple[ModuleType, list[str]]) -> None:
+    module, short = gpt
+    synchronous = module.train("synchronous", *short, engine="inline").history[1]
+    local = module.train("diloco", *short, "algorithm.steps=2", engine="inline").history[1]
+    assert local["bytes_up"] == synchronous["bytes_up"]  # a round of one step, and one of any number
+    assert local["bytes_down"] == synchronous["bytes_down"]

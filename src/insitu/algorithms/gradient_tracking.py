@@ -50,9 +50,9 @@ class GradientTracking(Descent):
     Limit case: on the complete graph this is FedSGD with uniform weights.
 
     Reference: Nedić, Olshevsky and Shi, *Achieving Geometric Convergence for Distributed Optimization over Time-Varying
-    Graphs*, SIAM J. Optim. 2017 (DIGing); with drawn batches: Koloskova, Lin and Stich, *An Improved Analysis of Gradient
-    Tracking for Decentralized Machine Learning*, NeurIPS 2021. Deviation from DIGing: the step is taken before mixing
-    (W(x − ηy) in place of Wx − ηy), which takes larger learning rates.
+    Graphs*, SIAM J. Optim. 2017 (DIGing); with drawn batches: Koloskova, Lin and Stich, *An Improved Analysis of
+    Gradient Tracking for Decentralized Machine Learning*, NeurIPS 2021. Deviation from DIGing: the step is taken before
+    mixing (W(x − ηy) in place of Wx − ηy), which takes larger learning rates.
     """
 
     lr: float | Schedule = 0.1

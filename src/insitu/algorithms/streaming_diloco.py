@@ -23,16 +23,17 @@ class StreamingDiLoCo(DiLoCo):
     .. math:: \Delta_p = \frac{1}{n} \sum_i \left( \theta_p - \theta_p^i \right), \qquad
               \theta_p \leftarrow \mathrm{Nesterov}_p(\theta_p, \Delta_p), \qquad p = r \bmod P
 
-    Between its turns a fragment stays as its worker trained it. A fragment is synchronised every P · ``steps`` steps, so
-    in DiLoCo's terms H = P · ``steps``: as many bytes in all, and a round sends 1/P of the model up and 1/P down. Workers
-    keep the model, so all of them take part in every round (the plan's cohort is everyone); one that misses a round goes
-    on with its own copy of the fragment it missed until that fragment's next turn.
+    Between its turns a fragment stays as its worker trained it. A fragment is synchronised every P · ``steps`` steps,
+    so in DiLoCo's terms H = P · ``steps``: as many bytes in all, and a round sends 1/P of the model up and 1/P down.
+    Workers keep the model, so all of them take part in every round (the plan's cohort is everyone); one that misses a
+    round goes on with its own copy of the fragment it missed until that fragment's next turn.
 
     fragments  P; no more than the model has tensors
     steps      the steps between two fragments' turns; 50 // P where neither ``steps`` nor ``epochs`` is given
     others     those of :class:`~insitu.algorithms.diloco.DiLoCo`
 
-    A fragment is a run of neighbouring tensors in the model's order, cut so that the largest has as few bytes as can be.
+    A fragment is a run of neighbouring tensors in the model's order, cut so that the largest has as few bytes as can
+    be.
     Limit case: ``fragments=1`` is DiLoCo, bit for bit.
 
     Reference: Douillard et al., *Streaming DiLoCo with Overlapping Communication*, 2025. Deviations:

@@ -97,14 +97,14 @@ class PushSum(Reduce):
 
 def _taken(nodes: Mapping[str, Any], row: Mapping[str, float]) -> dict[str, Any]:
     masses = [share * _mass(nodes[node]) for node, share in row.items()]
-    weights = {"buffers": [mass / sum(masses) for mass in masses]}
+    means, pushed = [mass / sum(masses) for mass in masses], list(row.values())
     told = [nodes[node] for node in row]
-    return {
-        part: tree.map(
-            lambda *values, w=weights.get(part, list(row.values())): combined(values, w), *(one[part] for one in told)
-        )
-        for part in told[0]
-    }
+
+    def mixed(part: str) -> Any:
+        weights = means if part == "buffers" else pushed
+        return tree.map(lambda *values: combined(values, weights), *(one[part] for one in told))
+
+    return {part: mixed(part) for part in told[0]}
 
 
 def _mass(value: Mapping[str, Any]) -> float:

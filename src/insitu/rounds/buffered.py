@@ -49,12 +49,13 @@ class Buffered(Part):
     ``staleness`` the mean τ of its answers, and with a bound ``lead`` the tasks that the fastest client has done more
     than the slowest, at most s + 1.
 
-    A parameter server is ``size=1``, every worker at work: asynchronous without a bound, stale-synchronous with one. With
-    ``bound=0`` all wait for all, and where a round takes all answers that is an ordinary, synchronous round.
+    A parameter server is ``size=1``, every worker at work: asynchronous without a bound, stale-synchronous with one.
+    With ``bound=0`` all wait for all, and where a round takes all answers that is an ordinary, synchronous round.
 
     Reference: Nguyen et al., *Federated Learning with Buffered Asynchronous Aggregation*, AISTATS 2022, algorithm 1;
     the polynomial discount is section 5's with a = 0.5. Deviation: the mean is weighted by the algorithm's weights.
-    The bound: Ho et al., *More Effective Distributed ML via a Stale Synchronous Parallel Parameter Server*, NeurIPS 2013.
+    The bound: Ho et al., *More Effective Distributed ML via a Stale Synchronous Parallel Parameter Server*, NeurIPS
+    2013.
     """
 
     size: int = 10
