@@ -13,7 +13,7 @@ from insitu.core.protocols import GradientLearner, Reduce
 from insitu.core.tree import Tree
 from insitu.core.types import ByClient, Client, Task, Total, Variables
 from insitu.reduce.copies import Copies
-from insitu.reduce.neighbours import combined
+from insitu.reduce.neighbours import combined, disagreement, mean_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Choco(LocalSGD):
     gamma     γ, how far nodes move towards each other in a round: 1 without compression and with quantisers, less the
               more is left out (0.5 for the top 10 % or rank 1, 0.2 for the top 1 %); where it is too large, the nodes'
               disagreement grows, and where it is small, they agree late
-    topology  "ring", "grid", "exponential" or "complete"
+    topology  "ring", "grid", "exponential", "complete" or "pairs"
     others    those of :class:`~insitu.core.local_sgd.LocalSGD`, without a server
 
     Evaluation and ``result.model()`` see the mean over nodes of the public copies, mixed; ``disagreement`` is their
@@ -117,16 +117,10 @@ class Choco(LocalSGD):
         nodes = list(state["nodes"].values())
         if not nodes:
             return super().params(state)
-        even = [1 / len(nodes)] * len(nodes)
-        shared = tree.map(lambda *values: combined(values, even), *_models(state))
-        return Variables(shared, tree.map(lambda *values: combined(values, even), *(n["buffers"] for n in nodes)))
+        return Variables(mean_of(_models(state)), mean_of([node["buffers"] for node in nodes]))
 
     def measures(self, state: dict[str, Any]) -> dict[str, float]:
-        nodes = [tree.flatten(model).astype(float) for model in _models(state)]
-        if not nodes:
-            return {}
-        middle = sum(nodes[1:], start=nodes[0]) / len(nodes)
-        return {"disagreement": float(sum(((x - middle) ** 2).sum() for x in nodes) / len(nodes)) ** 0.5}
+        return disagreement(_models(state))
 
     @classmethod
     def example(cls) -> Choco:

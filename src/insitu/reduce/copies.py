@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from insitu.core import checks
 from insitu.core.protocols import Reduce
 from insitu.core.types import Context, Total, Update
-from insitu.reduce.neighbours import TOPOLOGIES, Neighbours, mixing
+from insitu.reduce.neighbours import DRAWN, TOPOLOGIES, Neighbours, mixing
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Copies(Reduce):
     gives: ClassVar[str] = "each node's word and who hears it"
 
     def __post_init__(self) -> None:
-        checks.one_of(tuple(TOPOLOGIES), topology=self.topology)
+        checks.one_of((*TOPOLOGIES, *DRAWN), topology=self.topology)
 
     def zero(self) -> dict[str, Any]:
         return Neighbours(self.topology).zero()
@@ -42,7 +42,7 @@ class Copies(Reduce):
         mixed = Neighbours(self.topology).finish(rest, context)
         cohort = list(context.cohort)
         value = {}
-        for i, row in enumerate(mixing(self.topology, len(cohort))):
+        for i, row in enumerate(mixing(self.topology, len(cohort), context.seed, context.round)):
             node = cohort[i]
             if node not in accumulator:
                 continue
