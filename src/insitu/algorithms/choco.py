@@ -76,8 +76,8 @@ class Choco(LocalSGD):
     def first_memory(self, shared: Tree) -> Tree | None:
         return shared
 
-    def open(self, task: Task, client: Client, learner: GradientLearner, memory: Tree | None, **more: Any) -> Job:
-        job = super().open(task, client, learner, memory, **more)
+    def open(self, task: Task, client: Client, learner: GradientLearner, memory: Tree | None) -> Job:
+        job = super().open(task, client, learner, memory)
         start = job.fixed["memory"]
         if "pull" in task.message:
             start = tree.add(start, task.message["pull"])

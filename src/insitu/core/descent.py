@@ -141,6 +141,7 @@ class Descent(Algorithm):
     def local(self, task: Task, client: Client, learner: Any, memory: Tree | None) -> tuple[Update, Tree | None]:
         if task.kind == "evaluate":
             return self.measure(task, client, learner, memory), memory
+        learner.check(client)
         job = self.open(task, client, learner, memory)
         carry = job.carry
         for index in job.batches:
@@ -162,12 +163,8 @@ class Descent(Algorithm):
 
     # One client's work, in pieces.
 
-    def open(
-        self, task: Task, client: Client, learner: GradientLearner, memory: Tree | None, *, checked: bool = False
-    ) -> Job:
-        """Everything a client's steps need. ``checked``: its data were looked at before, and are still the same."""
-        if not checked:
-            learner.check(client)
+    def open(self, task: Task, client: Client, learner: GradientLearner, memory: Tree | None) -> Job:
+        """Everything a client's steps need. Its data are checked by who calls, who may have seen them before."""
         message, memory = task.message, memory or {}
         start = learner.init(task.seed)
         personal = memory.get("personal") or start.personal

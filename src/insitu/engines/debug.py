@@ -69,6 +69,7 @@ class DebugSession:
     def _descend(self, plan: Any, task: Task, client: Client, own: Any) -> Any:
         algorithm, learner = plan.algorithm, plan.learner
         self._at("opening its task", _columns(client))
+        learner.check(client)
         job = algorithm.open(task, client, learner, own)
         carry = job.carry
         for step in range(len(job.batches)):

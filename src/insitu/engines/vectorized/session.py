@@ -72,6 +72,7 @@ class VectorizedSession:
         with suppress(Exception), spans.span("start", "measure"):
             client = self.setting.clients.at(task.place)
             own = (self.setting.memories.get(task.client) or {}).get("algorithm")
+            self.plan.learner.check(client)
             job = self._algorithm.open(task, client, self.plan.learner, own)
             examples = self._whole or Joined({task.client: self.plan.learner.batch(client.data, slice(None))})
             size = width(job, self._algorithm.work().batch_size, self.plan.learner.mixes)
@@ -139,9 +140,10 @@ class VectorizedSession:
             for task, client in clients:
                 try:
                     own = (self.setting.memories.get(task.client) or {}).get("algorithm")
-                    known = whole and task.place in self._checked
-                    job = self._algorithm.open(task, client, self.plan.learner, own, checked=known)
-                    self._checked.add(task.place)
+                    if not whole or task.place not in self._checked:
+                        self.plan.learner.check(client)
+                        self._checked.add(task.place)
+                    job = self._algorithm.open(task, client, self.plan.learner, own)
                     if not whole:
                         parts[task.client] = self.plan.learner.batch(client.data, slice(None))
                     jobs.append(job)
