@@ -122,9 +122,7 @@ class _Loop:
         known, stored = record["choices"] if record and same else {}, store is not None
         if self.ranks:
             self.id, known, stored = self.ranks.first([self.id, known, stored], "learning which run this is")
-        setting = Setting(
-            self.plan, self.clients, memories, self.rounds, self.seed, known, self._notice, stored
-        )
+        setting = Setting(self.plan, self.clients, memories, self.rounds, self.seed, known, self._notice, stored)
         with spans.span("start", f"open {engine.part_name()}"):
             session = engine.open(setting)
         try:

@@ -19,9 +19,7 @@ SAMPLED = 16
 """Clients whose examples are compared, spread evenly over the population; of the others number, ids and sizes are."""
 
 
-def compare(
-    ranks: Ranks, plan: Plan, clients: Population, start: Variables | None, record: Mapping[str, Any]
-) -> None:
+def compare(ranks: Ranks, plan: Plan, clients: Population, start: Variables | None, record: Mapping[str, Any]) -> None:
     """Raises EngineError on every rank where they were given different plans, data or versions: which rank, which field."""
     fields = {f"plan.{name}": repr(value) for name, value in _flat(plan.config())}
     fields |= {name: str(record[name]) for name in ("seed", "rounds")}

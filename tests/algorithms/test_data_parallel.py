@@ -90,7 +90,11 @@ def test_dropout_is_drawn_anew_each_step():
 
 
 @given(
-    n=st.integers(1, 60), size=st.integers(1, 70), ranks=st.integers(1, 7), other=st.integers(1, 7), turn=st.integers(0, 9)
+    n=st.integers(1, 60),
+    size=st.integers(1, 70),
+    ranks=st.integers(1, 7),
+    other=st.integers(1, 7),
+    turn=st.integers(0, 9),
 )
 def test_every_example_is_seen_once_an_epoch_whatever_becomes_of_the_ranks(n, size, ranks, other, turn):
     """A run goes on with another number of ranks in the middle of an epoch."""

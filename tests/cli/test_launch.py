@@ -69,7 +69,12 @@ def folder(tmp_path):
 def start(folder: Path, *arguments: str, module: str = "insitu", **environment: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", module, *arguments]
     return subprocess.Popen(
-        command, cwd=folder, env={**os.environ, **environment}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command,
+        cwd=folder,
+        env={**os.environ, **environment},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
 
 
@@ -212,7 +217,9 @@ def test_so_it_is_by_a_rank_itself(folder):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         env = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        assert f"port {port} of 127.0.0.1 is in use" in done(start(folder, "run", "--engine", "spmd", "plan.toml", **env), 2)
+        assert f"port {port} of 127.0.0.1 is in use" in done(
+            start(folder, "run", "--engine", "spmd", "plan.toml", **env), 2
+        )
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])

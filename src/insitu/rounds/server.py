@@ -121,13 +121,17 @@ class Server:
             if done is not None:
                 after = None if done.trouble else Model(round, done.state, model.stages)
                 return Outcome(after, list(done.reports), [], len(done.reports), down, done.trouble)
-        after, reports, failures = model, {}, {}
+        after = model
+        reports: dict[str, Report] = {}
+        failures: dict[str, Failure] = {}
         for step in range(first, first + count):
             parts = spread(algorithm.examples(step, sum(told), self.seed), told)
             asked = algorithm.ask_step(after.state, round, parts)
             message = ByClient({self.clients.id_at(place): own for place, own in asked.items()}, {})
             places = np.array(sorted(asked))
-            heard = self._gather(self._asked(places, "train", message, model.version, round), round, places, len(places))
+            heard = self._gather(
+                self._asked(places, "train", message, model.version, round), round, places, len(places)
+            )
             failures |= {failure.client: failure for failure in heard.failures}
             if heard.effect != "commit":
                 self.memories.discard()

@@ -27,7 +27,9 @@ def launch(
     port: Annotated[int | None, typer.Option(help="Where the workers meet; any free one by default.")] = None,
     slurm: Annotated[bool, typer.Option("--slurm", help="Print a script for sbatch, and start nothing.")] = False,
     nodes: Annotated[int, typer.Option(help="With --slurm: how many machines.")] = 1,
-    ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Run on this Ray cluster; `local` starts one.")] = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Run on this Ray cluster; `local` starts one.")
+    ] = None,
 ) -> None:
     """Run a configuration on several processes that share its clients. After a death it goes on by itself."""
     count = 2 if workers is None else workers

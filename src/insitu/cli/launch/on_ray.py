@@ -31,7 +31,9 @@ def run_on_ray(address: str, file: Path, changes: list[str], workers: int, resta
         trainer = TorchTrainer(
             train,
             train_loop_config={
-                "file": str(file.absolute()), "changes": changes, "launch": f"ray-{secrets.token_hex(6)}",
+                "file": str(file.absolute()),
+                "changes": changes,
+                "launch": f"ray-{secrets.token_hex(6)}",
                 "folder": os.getcwd(),
             },  # fmt: skip
             scaling_config=ScalingConfig(num_workers=workers),

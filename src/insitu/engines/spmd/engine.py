@@ -77,5 +77,3 @@ class Spmd(Engine):
             device = f"cuda:{local_rank() % torch.cuda.device_count()}"
         options = {"lanes": self.lanes, "compile": self.compile, "device": device or "cpu"}
         return SpmdSession(setting, self.ranks(), options, self.hook)
-
-

@@ -37,7 +37,7 @@ class Sending:
         ]
         self.size = sum(part.nbytes for part in parts)
         self._parts = parts  # they must not be let go of before they have left
-        self._works = [dist.isend(part, to) for part in parts]
+        self._works = [work for part in parts if (work := dist.isend(part, to)) is not None]
 
     def wait(self) -> None:
         """Raises RuntimeError where the other rank is gone, or does not take it in time."""

@@ -30,10 +30,12 @@ def pack(
         "names": names,
         "index": np.array([report.index for report in reports], dtype=np.int64),
         "bytes": np.array([report.bytes_up for report in reports], dtype=np.int64),
-        "has": np.array([[name in r.metrics for name in names] for r in reports], dtype=bool).reshape(len(reports), len(names)),
-        "metrics": np.array(
-            [[r.metrics.get(name, 0.0) for name in names] for r in reports], dtype=np.float64
-        ).reshape(len(reports), len(names)),
+        "has": np.array([[name in r.metrics for name in names] for r in reports], dtype=bool).reshape(
+            len(reports), len(names)
+        ),
+        "metrics": np.array([[r.metrics.get(name, 0.0) for name in names] for r in reports], dtype=np.float64).reshape(
+            len(reports), len(names)
+        ),
         "answers": [
             {
                 "index": answer.task.index,

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from insitu.core.errors import EngineError, InsituError
 from insitu.engines.spmd import frames
@@ -222,7 +223,7 @@ def _met(backend: str, timeout: float) -> Ranks:
     except (RuntimeError, ValueError) as error:  # DistNetworkError, DistStoreError
         raise EngineError(_no_store(rank, host, port, timeout, error)) from error
     token, at = "insitu/token", "insitu/port"
-    store = dist.PrefixStore("insitu", store)
+    store = PrefixStore("insitu", store)
     try:
         if rank == 0:
             store.set(token, secrets.token_hex(16))
@@ -242,22 +243,20 @@ def _met(backend: str, timeout: float) -> Ranks:
     if backend == "nccl":
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
     try:
-        dist.init_process_group(
-            kind, store=dist.PrefixStore("group", store), rank=rank, world_size=world, timeout=wait
-        )
+        dist.init_process_group(kind, store=PrefixStore("group", store), rank=rank, world_size=world, timeout=wait)
     except RuntimeError as error:
         said = watch.missing("connecting") if watch.gone else f"the ranks cannot connect to each other: {error}"
         raise EngineError(said) from error
     return Ranks(rank, world, backend, timeout, watch)
 
 
-def _store(rank: int, world: int, host: str, port: int, wait: timedelta) -> dist.Store:
+def _store(rank: int, world: int, host: str, port: int, wait: timedelta) -> Store:
     """Where ranks leave notes for each other: rank 0's, or that of torchrun, which outlives restarts."""
     agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     # Waiting for the others is left to the watch, which can tell who does not come.
-    store = dist.TCPStore(host, port, world, rank == 0 and not agents, wait, wait_for_workers=False)
+    store = TCPStore(host, port, world, rank == 0 and not agents, wait, wait_for_workers=False)
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return dist.PrefixStore(f"/worker/attempt_{attempt}", store) if agents else store
+    return PrefixStore(f"/worker/attempt_{attempt}", store) if agents else store
 
 
 def _no_store(rank: int, host: str, port: str, timeout: float, error: Exception) -> str:

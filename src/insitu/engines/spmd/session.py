@@ -206,6 +206,7 @@ class SpmdSession:
         refused: list[Failure] = []
         total = plan.reduce.zero()
         if kind != "evaluate" and not self._each(blocks):
+
             def add(before: Any) -> Any:
                 nonlocal folded
                 total, folded, lost = _summed(plan.reduce, before, folded)
@@ -215,9 +216,9 @@ class SpmdSession:
             total = ranks.relay(plan.reduce.zero(), add, f"adding up {kind} round {blocks[0][0].round}")
         failures = [*(item for item in mine if isinstance(item, Failure)), *refused]
         reports = list(chain.from_iterable(item.reports for item in folded))
-        told = meta.pack(reports, answers, failures, [*self._said], pace)
+        own = meta.pack(reports, answers, failures, [*self._said], pace)
         self._said.clear()
-        told = ranks.gather(told, f"exchanging what came of {kind} round {blocks[0][0].round}")
+        told = ranks.gather(own, f"exchanging what came of {kind} round {blocks[0][0].round}")
         tasks = {task.index: task for task in chain.from_iterable(blocks)}
         found = [meta.unpack(one, tasks) for one in told]
         self._hear(told, kind)
@@ -290,9 +291,7 @@ def _pairs(ends: Sequence[int]) -> list[tuple[int, int]]:
     return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
-def _merged(
-    found: Sequence[meta.Told], total: Any, memories: Mapping[int, Any]
-) -> Iterator[Answer | Folded | Failure]:
+def _merged(found: Sequence[meta.Told], total: Any, memories: Mapping[int, Any]) -> Iterator[Answer | Folded | Failure]:
     """One sum with everyone's reports, or every answer and failure in the cohort's order."""
     items: list[Any] = []
     reports: list[Report] = []

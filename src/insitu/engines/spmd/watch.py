@@ -110,7 +110,9 @@ class Watch:
                     said = now
                 for peer in self._open():
                     if now - self._heard[peer] > self.timeout:
-                        self._lost(peer, f"it has given no sign of life for {self.timeout:g} s (timeout={self.timeout:g})")
+                        self._lost(
+                            peer, f"it has given no sign of life for {self.timeout:g} s (timeout={self.timeout:g})"
+                        )
             lines = {self._lines[peer]: peer for peer in self._open()}
             if not lines:
                 return
@@ -179,7 +181,13 @@ class Watch:
 
 
 def lines(
-    rank: int, world: int, host: str, publish: Callable[[str], None], look_up: Callable[[], str], token: str, timeout: float
+    rank: int,
+    world: int,
+    host: str,
+    publish: Callable[[str], None],
+    look_up: Callable[[], str],
+    token: str,
+    timeout: float,
 ) -> dict[int, socket.socket]:
     """The lines of this rank. Rank 0 listens at ``host`` and publishes the port; whoever knows the token may connect.
 
