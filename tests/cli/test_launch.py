@@ -148,7 +148,7 @@ def kill_and_compare(folder, kills: int, seed: int) -> None:
         # Only where something has been committed since the last kill, so that all of them end some day.
         at = wait_for(lambda at=at: (n := committed(folder)) > at and n)
         time.sleep(draw.uniform(0, 0.3))
-        ranks = wait_for(lambda: (found := workers_of(launcher)) if len(found := workers_of(launcher)) == 2 else None)
+        ranks = wait_for(lambda: found if len(found := workers_of(launcher)) == 2 else None)
         victim = ranks[kill % 2 if kill < 2 else draw.randrange(2)]
         os.kill(victim, signal.SIGKILL)
         wait_for(lambda victim=victim: victim not in workers_of(launcher).values())

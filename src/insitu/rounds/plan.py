@@ -170,8 +170,8 @@ class Plan:
         others = self.cohort != Everyone() or self.policy.over_select or self.policy.deadline
         if others or self.world is not None or self.buffered is not None:
             raise PlanError(
-                f"{name} takes every step with all clients: leave cohort, over_select, deadline, world and buffered out,"
-                " or use FedSGD, which is one step a round"
+                f"{name} takes every step with all clients: leave cohort, over_select, deadline, world and buffered"
+                " out, or use FedSGD, which is one step a round"
             )
         if self.stages and count > 1:
             raise PlanError(

@@ -35,7 +35,7 @@ def run_on_ray(address: str, file: Path, changes: list[str], workers: int, resta
                 "changes": changes,
                 "launch": f"ray-{secrets.token_hex(6)}",
                 "folder": os.getcwd(),
-            },  # fmt: skip
+            },
             scaling_config=ScalingConfig(num_workers=workers),
             run_config=RunConfig(failure_config=FailureConfig(max_failures=int(restarts))),
             torch_config=TorchConfig(backend="gloo", timeout_s=max(1, round(timeout))),

@@ -1,4 +1,4 @@
-"""A tree from one rank to another: its small parts as :mod:`insitu.core.wire` writes them, its large arrays as they lie.
+"""A tree from one rank to another: small parts as :mod:`insitu.core.wire` writes them, large arrays as they lie.
 
 A frame is eight bytes (the head's length), the head, and then each large array in its own message, read straight into
 its place: nothing large is copied into one buffer, hashed, or pickled. The ranks of a run trust each other.

@@ -1,4 +1,4 @@
-"""The processes that run one run together: how they find each other, compare what they were given, and exchange trees."""
+"""The processes that run one run together: how they find each other, compare what they have, and exchange."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Ranks:
     # ------------------------------------------------------------ exchanges
 
     def gather(self, value: Any, doing: str) -> list[Any]:
-        """Every rank's tree, in the order of the ranks. Each rank passes on what it has to the next, world - 1 times."""
+        """Every rank's tree, in the order of the ranks. Each passes on what it has to the next, world - 1 times."""
         told: Any = {"value": value, "clock": np.array(time.monotonic())}  # as text its length would vary
         found = {self.rank: told}
         with self._meeting(doing):
@@ -92,7 +92,7 @@ class Ranks:
         return total
 
     def post(self, letters: Mapping[tuple[int, int], Any], doing: str) -> dict[int, Any]:
-        """Trees from rank to rank: ``letters`` by (from, to), which every rank knows the keys of. What came, by sender."""
+        """Trees from rank to rank: ``letters`` by (from, to), keys that every rank knows. What came, by sender."""
         keys = sorted(key for key in letters if key[0] != key[1])
         found: dict[int, Any] = {}
         if not keys:
@@ -114,15 +114,15 @@ class Ranks:
         return any(int(one[0]) for one in told), [int(one[1]) for one in told]
 
     def agree(self, fields: Mapping[str, str]) -> None:
-        """Raises EngineError on every rank, naming the first rank and field, where ranks were given different things."""
+        """Raises EngineError on every rank, naming the first rank and field, where they were given different things."""
         told = self.gather(dict(fields), "comparing what the ranks were given")
         for rank, theirs in enumerate(told):
             for name in {**told[0], **theirs}:
                 ours, other = told[0].get(name), theirs.get(name)
                 if ours != other:
                     raise EngineError(
-                        f"rank {rank} was given something else than rank 0: {name} is {_shown(other)} on rank {rank} and"
-                        f" {_shown(ours)} on rank 0. Start every rank with the same plan, data and versions"
+                        f"rank {rank} was given something else than rank 0: {name} is {_shown(other)} on rank {rank}"
+                        f" and {_shown(ours)} on rank 0. Start every rank with the same plan, data and versions"
                     )
 
     def leave(self, why: str) -> None:
@@ -208,8 +208,8 @@ def _met(backend: str, timeout: float) -> Ranks:
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise EngineError(
-            f"WORLD_SIZE={os.environ['WORLD_SIZE']} says that there are other ranks, and {', '.join(missing)} is not set:"
-            " start with torchrun or insitu launch, or unset WORLD_SIZE"
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']} says that there are other ranks, and {', '.join(missing)} is not"
+            " set: start with torchrun or insitu launch, or unset WORLD_SIZE"
         )
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     host, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]

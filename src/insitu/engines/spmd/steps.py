@@ -87,8 +87,8 @@ class Stepper:
         """Raises EngineError where there are more ranks than examples; the last batch of an epoch may be short."""
         if step == first and batch < self.ranks.world and batch in (int(self._ends[-1]), *self._usual()):
             raise EngineError(
-                f"{self.ranks.world} ranks share {batch} example{'s' * (batch > 1)} a step, so that some have none: start"
-                f" {batch} or fewer, or give a larger batch_size"
+                f"{self.ranks.world} ranks share {batch} example{'s' * (batch > 1)} a step, so that some have none:"
+                f" start {batch} or fewer, or give a larger batch_size"
             )
 
     def _usual(self) -> Sequence[int]:
