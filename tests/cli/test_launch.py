@@ -171,7 +171,7 @@ def test_ranks_that_are_killed_twenty_times_cost_nothing(folder):
     kill_and_compare(folder, kills=20, seed=2)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.long), 1])
 def test_a_rank_that_hangs_is_dead_after_the_timeout(folder, rank):
     launcher = start(folder, "launch", "--workers", "2", "--timeout", "3", "plan.toml")
     wait_for(lambda: committed(folder) > 0)
@@ -182,6 +182,7 @@ def test_a_rank_that_hangs_is_dead_after_the_timeout(folder, rank):
     assert run_of(folder)[1]["status"] == "finished"
 
 
+@pytest.mark.long
 def test_with_fewer_workers_it_goes_on(folder):
     launcher = start(folder, "launch", "--workers", "2", "--min-workers", "1", "plan.toml")
     wait_for(lambda: committed(folder) > 0)

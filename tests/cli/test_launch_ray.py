@@ -67,10 +67,9 @@ def test_on_a_ray_cluster_it_is_the_same_run(folder):
     assert state(folder) == on_ray
 
 
-@pytest.mark.long
 def test_no_cluster_at_the_address_is_said(folder):
     pytest.importorskip("ray")
-    done = insitu(folder, "launch", "--ray", "127.0.0.1:1", "plan.toml", seconds=600)
+    done = insitu(folder, "launch", "--ray", "127.0.0.1:1", "plan.toml")
     assert done.returncode == 2, done.stderr
     assert "no Ray cluster answers at '127.0.0.1:1'" in done.stderr
 
