@@ -16,8 +16,8 @@ class History(Sequence[Mapping[str, Any]]):
     train_…      means over the examples that the clients trained on
     loss, …      on the central test set, in rounds that were evaluated
     clients_…    on the clients' held-out parts; clients_accuracy_worst10, …_p10, …_p50, …_p90 over clients
-    and what the algorithm measures of itself (disagreement, inertia). On several ranks, ``wire_bytes`` is what they sent
-    each other, and ``wire_bytes_0``, … what each of them sent.
+    and what the algorithm measures of itself (disagreement, inertia). On several ranks, ``wire_bytes`` is what they
+    sent each other, and ``wire_bytes_0``, … what each of them sent.
     """
 
     def __init__(self, rows: Sequence[Mapping[str, Any]] = ()) -> None:

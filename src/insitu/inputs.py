@@ -58,7 +58,7 @@ def chosen_engine(engine: Any, plan: Plan, clients: int, record: dict[str, Any] 
         engine = find("engines", engine)()
     if not isinstance(engine, Engine):
         raise PlanError(
-            f"engine={engine!r} is not an engine: give 'auto', 'inline', 'vectorized', 'processes', or Inline()"
+            f"engine={engine!r} is not an engine: give 'auto', 'inline', 'vectorized', 'processes', 'spmd', or Inline()"
         )
     if (reason := engine.refuses(plan)) is not None:
         raise PlanError(f"engine {engine.part_name()!r} cannot run this plan: {reason}")

@@ -20,7 +20,7 @@ SAMPLED = 16
 
 
 def compare(ranks: Ranks, plan: Plan, clients: Population, start: Variables | None, record: Mapping[str, Any]) -> None:
-    """Raises EngineError on every rank where they were given different plans, data or versions: which rank, which field."""
+    """Raises EngineError on every rank where their plans, data or versions differ: which rank, which field."""
     fields = {f"plan.{name}": repr(value) for name, value in _flat(plan.config())}
     fields |= {name: str(record[name]) for name in ("seed", "rounds")}
     fields |= {f"version of {name}": value for name, value in record["versions"].items()}

@@ -76,7 +76,7 @@ def test_how_clients_are_cut_changes_nothing():
 
 def test_dropout_is_drawn_anew_each_step():
     """Two steps of a round that see the same batch must not drop the same units."""
-    x, y, clients = population()
+    _, _, clients = population()
 
     def losses(steps, rounds):
         torch.manual_seed(2)

@@ -148,7 +148,7 @@ def kill_and_compare(folder, kills: int, seed: int) -> None:
         # Only where something has been committed since the last kill, so that all of them end some day.
         at = wait_for(lambda at=at: (n := committed(folder)) > at and n)
         time.sleep(draw.uniform(0, 0.3))
-        ranks = wait_for(lambda: (found := workers_of(launcher)) if len(found := workers_of(launcher)) == 2 else None)
+        ranks = wait_for(lambda: found if len(found := workers_of(launcher)) == 2 else None)
         victim = ranks[kill % 2 if kill < 2 else draw.randrange(2)]
         os.kill(victim, signal.SIGKILL)
         wait_for(lambda victim=victim: victim not in workers_of(launcher).values())
@@ -171,7 +171,7 @@ def test_ranks_that_are_killed_twenty_times_cost_nothing(folder):
     kill_and_compare(folder, kills=20, seed=2)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.long), 1])
 def test_a_rank_that_hangs_is_dead_after_the_timeout(folder, rank):
     launcher = start(folder, "launch", "--workers", "2", "--timeout", "3", "plan.toml")
     wait_for(lambda: committed(folder) > 0)
@@ -182,6 +182,7 @@ def test_a_rank_that_hangs_is_dead_after_the_timeout(folder, rank):
     assert run_of(folder)[1]["status"] == "finished"
 
 
+@pytest.mark.long
 def test_with_fewer_workers_it_goes_on(folder):
     launcher = start(folder, "launch", "--workers", "2", "--min-workers", "1", "plan.toml")
     wait_for(lambda: committed(folder) > 0)

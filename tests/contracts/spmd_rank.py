@@ -1,7 +1,7 @@
 """One rank of the spmd contract: runs every case, in order, and writes what came of it to a file.
 
-``python spmd_rank.py OUT`` under RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. The ranks are started once, since each of
-them imports torch.
+``python spmd_rank.py OUT`` under RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. The ranks are started once, since
+each of them imports torch.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ def test_any_number_of_ranks_has_the_same_bits(outputs, case):
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("case", ["drawn", "scaffold-float64"])
 def test_every_client_remembers_somewhere(outputs, case, world):
-    """All memories are there, the newest of each, to rounding inline's; in a round of everyone each lies at one rank."""
+    """All memories are there, the newest of each, to rounding inline's; of everyone's rounds, each at one rank only."""
     ranks = [told(outputs(world), case, rank)["memories"] for rank in range(world)]
     expected = meant(case)["memories"]
     assert {client for rank in ranks for client in rank} == set(expected)

@@ -345,7 +345,8 @@ x = np.zeros((4, 2))
 torch.manual_seed(0)
 plan = insitu.Plan(DataParallel(batch_size=1, steps=1), learner=TorchLearner(torch.nn.Linear(2, 2)))
 try:
-    insitu.run(plan, Clients.from_arrays(x, np.arange(4) % 2), rounds=1, engine=Spmd(timeout=20), store=None, observers=[])
+    clients = Clients.from_arrays(x, np.arange(4) % 2)
+    insitu.run(plan, clients, rounds=1, engine=Spmd(timeout=20), store=None, observers=[])
 except EngineError as error:
     print(error)
 """

@@ -32,13 +32,13 @@ def fold_in(plan: Plan, accumulator: Any, answer: Answer) -> Any:
 
 def in_blocks(
     plan: Plan, items: Iterable[Answer | Folded | Failure], wanted: Callable[[], bool] = lambda: True
-) -> list[Answer | Folded | Failure] | None:
-    """The items, all answers of a block made one: what a process tells another of it. None: no longer wanted."""
+) -> list[Answer | Folded | Failure]:
+    """The items, all answers of a block made one: what a process tells another of it. None of them if not wanted."""
     sums: dict[int, tuple[Any, list[Report]]] = {}
     kept: list[Answer | Folded | Failure] = []
     for item in items:
         if not wanted():
-            return None
+            return []
         if not isinstance(item, Answer):
             kept.append(item)
             continue

@@ -121,7 +121,9 @@ class Server:
             if done is not None:
                 after = None if done.trouble else Model(round, done.state, model.stages)
                 return Outcome(after, list(done.reports), [], len(done.reports), down, done.trouble)
-        after, reports, failures = model, {}, {}
+        after = model
+        reports: dict[str, Report] = {}
+        failures: dict[str, Failure] = {}
         for step in range(first, first + count):
             parts = spread(algorithm.examples(step, sum(told), self.seed), told)
             asked = algorithm.ask_step(after.state, round, parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def run_on_ray(address: str, file: Path, changes: list[str], workers: int, resta
                 "changes": changes,
                 "launch": f"ray-{secrets.token_hex(6)}",
                 "folder": os.getcwd(),
-            },  # fmt: skip
+            },
             scaling_config=ScalingConfig(num_workers=workers),
             run_config=RunConfig(failure_config=FailureConfig(max_failures=int(restarts))),
             torch_config=TorchConfig(backend="gloo", timeout_s=max(1, round(timeout))),
@@ -61,6 +62,7 @@ def train(config: dict[str, Any]) -> None:
 
 def _connect(ray: Any, address: str, workers: int, timeout: float) -> None:
     """Raises EngineError where no cluster answers."""
+    _check_answers(address, timeout)
     quiet = {"log_to_driver": True, "configure_logging": True, "logging_level": "warning"}
     try:
         if address == LOCAL:
@@ -68,10 +70,25 @@ def _connect(ray: Any, address: str, workers: int, timeout: float) -> None:
         else:
             ray.init(address=address, **quiet)
     except Exception as error:
-        raise EngineError(
-            f"no Ray cluster answers at {address!r} ({_last(error)}): start one with ray start --head, give its address"
-            f" (ray://HOST:10001, HOST:6379, auto), or say --ray {LOCAL}"
-        ) from error
+        raise EngineError(_nobody(address, _last(error))) from error
+
+
+def _check_answers(address: str, timeout: float) -> None:
+    """Whether anything listens there at all; Ray itself would ask for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=min(timeout, 10.0)).close()
+    except OSError as error:
+        raise EngineError(_nobody(address, str(error))) from error
+
+
+def _nobody(address: str, why: str) -> str:
+    return (
+        f"no Ray cluster answers at {address!r} ({why}): start one with ray start --head, give its address"
+        f" (ray://HOST:10001, HOST:6379, auto), or say --ray {LOCAL}"
+    )
 
 
 def _check_room(ray: Any, address: str, workers: int) -> None:

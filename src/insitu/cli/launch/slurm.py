@@ -16,7 +16,8 @@ SCRIPT = """\
 # With GPUs, one a rank:
 ##SBATCH --gpus-per-node={workers}
 
-# Made by insitu launch --slurm: {nodes} node{s} with {workers} rank{t} each. Change what your cluster wants otherwise, then:
+# Made by insitu launch --slurm: {nodes} node{s} with {workers} rank{t} each. Change what your cluster
+# wants otherwise, then:
 #   sbatch THIS_FILE
 # The store of the configuration must lie on a file system that all nodes see: whoever is rank 0 writes it, and a job
 # that is requeued (scontrol requeue, a failed node) goes on from its last committed round, for it has the same id.

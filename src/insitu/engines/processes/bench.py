@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 from insitu.core.protocols import Engine, Session, Setting
@@ -94,14 +95,10 @@ class Bench:
         plan = self._setting.plan
         with closing(self._session.run(tasks)) as items:  # type: ignore[type-var]  # a generator, by the protocol's text
             bare = (_bare(item) if isinstance(item, Answer) else item for item in items)
-            if foldable(plan, tasks[0]):
-                return in_blocks(plan, bare, wanted)
-            kept = []
-            for item in bare:
-                if not wanted():
-                    return None
-                kept.append(item)
-            return kept
+            kept = (
+                in_blocks(plan, bare, wanted) if foldable(plan, tasks[0]) else list(takewhile(lambda _: wanted(), bare))
+            )
+            return kept if wanted() else None
 
 
 def foldable(plan: Any, task: Task) -> bool:

@@ -28,7 +28,7 @@ class Spmd(Engine):
     lanes    clients at once on each rank, as in :class:`~insitu.engines.vectorized.Vectorized`
     compile  as there
     device   as there; None: the rank's own GPU, or the CPU
-    hook     what DistributedDataParallel does to a gradient on its way (methods that take one averaged gradient a step):
+    hook     what DistributedDataParallel does to a gradient on its way (one averaged gradient a step):
              "fp16", "bf16" (on GPUs) or "powersgd" (rank 1; its error feedback starts anew on resuming); None: nothing
 
     The number of ranks changes nothing in the answer, not one bit, but where DistributedDataParallel sums (1e-6).
@@ -63,7 +63,7 @@ class Spmd(Engine):
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         if self.backend == "nccl" and torch.cuda.device_count() < local:
             return (
-                f"backend='nccl' needs a GPU a rank, and this machine has {torch.cuda.device_count()} for {local} ranks:"
+                f"backend='nccl' needs a GPU a rank, and here are {torch.cuda.device_count()} for {local} ranks:"
                 " start fewer, or say 'gloo'"
             )
         return None

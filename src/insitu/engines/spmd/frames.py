@@ -1,4 +1,4 @@
-"""A tree from one rank to another: its small parts as :mod:`insitu.core.wire` writes them, its large arrays as they lie.
+"""A tree from one rank to another: small parts as :mod:`insitu.core.wire` writes them, large arrays as they lie.
 
 A frame is eight bytes (the head's length), the head, and then each large array in its own message, read straight into
 its place: nothing large is copied into one buffer, hashed, or pickled. The ranks of a run trust each other.
@@ -37,7 +37,7 @@ class Sending:
         ]
         self.size = sum(part.nbytes for part in parts)
         self._parts = parts  # they must not be let go of before they have left
-        self._works = [dist.isend(part, to) for part in parts]
+        self._works = [work for part in parts if (work := dist.isend(part, to)) is not None]
 
     def wait(self) -> None:
         """Raises RuntimeError where the other rank is gone, or does not take it in time."""

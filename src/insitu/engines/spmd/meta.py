@@ -1,4 +1,4 @@
-"""What ranks tell each other of their clients' answers beside the sums: packed by column, since there may be thousands."""
+"""What ranks tell each other of clients' answers beside the sums: by column, since there may be thousands."""
 
 from __future__ import annotations
 

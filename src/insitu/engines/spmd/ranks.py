@@ -1,4 +1,4 @@
-"""The processes that run one run together: how they find each other, compare what they were given, and exchange trees."""
+"""The processes that run one run together: how they find each other, compare what they have, and exchange."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from insitu.core.errors import EngineError, InsituError
 from insitu.engines.spmd import frames
@@ -51,7 +52,7 @@ class Ranks:
     # ------------------------------------------------------------ exchanges
 
     def gather(self, value: Any, doing: str) -> list[Any]:
-        """Every rank's tree, in the order of the ranks. Each rank passes on what it has to the next, world - 1 times."""
+        """Every rank's tree, in the order of the ranks. Each passes on what it has to the next, world - 1 times."""
         told: Any = {"value": value, "clock": np.array(time.monotonic())}  # as text its length would vary
         found = {self.rank: told}
         with self._meeting(doing):
@@ -91,7 +92,7 @@ class Ranks:
         return total
 
     def post(self, letters: Mapping[tuple[int, int], Any], doing: str) -> dict[int, Any]:
-        """Trees from rank to rank: ``letters`` by (from, to), which every rank knows the keys of. What came, by sender."""
+        """Trees from rank to rank: ``letters`` by (from, to), keys that every rank knows. What came, by sender."""
         keys = sorted(key for key in letters if key[0] != key[1])
         found: dict[int, Any] = {}
         if not keys:
@@ -113,15 +114,15 @@ class Ranks:
         return any(int(one[0]) for one in told), [int(one[1]) for one in told]
 
     def agree(self, fields: Mapping[str, str]) -> None:
-        """Raises EngineError on every rank, naming the first rank and field, where ranks were given different things."""
+        """Raises EngineError on every rank, naming the first rank and field, where they were given different things."""
         told = self.gather(dict(fields), "comparing what the ranks were given")
         for rank, theirs in enumerate(told):
             for name in {**told[0], **theirs}:
                 ours, other = told[0].get(name), theirs.get(name)
                 if ours != other:
                     raise EngineError(
-                        f"rank {rank} was given something else than rank 0: {name} is {_shown(other)} on rank {rank} and"
-                        f" {_shown(ours)} on rank 0. Start every rank with the same plan, data and versions"
+                        f"rank {rank} was given something else than rank 0: {name} is {_shown(other)} on rank {rank}"
+                        f" and {_shown(ours)} on rank 0. Start every rank with the same plan, data and versions"
                     )
 
     def leave(self, why: str) -> None:
@@ -207,8 +208,8 @@ def _met(backend: str, timeout: float) -> Ranks:
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise EngineError(
-            f"WORLD_SIZE={os.environ['WORLD_SIZE']} says that there are other ranks, and {', '.join(missing)} is not set:"
-            " start with torchrun or insitu launch, or unset WORLD_SIZE"
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']} says that there are other ranks, and {', '.join(missing)} is not"
+            " set: start with torchrun or insitu launch, or unset WORLD_SIZE"
         )
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     host, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
@@ -222,7 +223,7 @@ def _met(backend: str, timeout: float) -> Ranks:
     except (RuntimeError, ValueError) as error:  # DistNetworkError, DistStoreError
         raise EngineError(_no_store(rank, host, port, timeout, error)) from error
     token, at = "insitu/token", "insitu/port"
-    store = dist.PrefixStore("insitu", store)
+    store = PrefixStore("insitu", store)
     try:
         if rank == 0:
             store.set(token, secrets.token_hex(16))
@@ -242,20 +243,20 @@ def _met(backend: str, timeout: float) -> Ranks:
     if backend == "nccl":
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
     try:
-        dist.init_process_group(kind, store=dist.PrefixStore("group", store), rank=rank, world_size=world, timeout=wait)
+        dist.init_process_group(kind, store=PrefixStore("group", store), rank=rank, world_size=world, timeout=wait)
     except RuntimeError as error:
         said = watch.missing("connecting") if watch.gone else f"the ranks cannot connect to each other: {error}"
         raise EngineError(said) from error
     return Ranks(rank, world, backend, timeout, watch)
 
 
-def _store(rank: int, world: int, host: str, port: int, wait: timedelta) -> dist.Store:
+def _store(rank: int, world: int, host: str, port: int, wait: timedelta) -> Store:
     """Where ranks leave notes for each other: rank 0's, or that of torchrun, which outlives restarts."""
     agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     # Waiting for the others is left to the watch, which can tell who does not come.
-    store = dist.TCPStore(host, port, world, rank == 0 and not agents, wait, wait_for_workers=False)
+    store = TCPStore(host, port, world, rank == 0 and not agents, wait, wait_for_workers=False)
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return dist.PrefixStore(f"/worker/attempt_{attempt}", store) if agents else store
+    return PrefixStore(f"/worker/attempt_{attempt}", store) if agents else store
 
 
 def _no_store(rank: int, host: str, port: str, timeout: float, error: Exception) -> str:

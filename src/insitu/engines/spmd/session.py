@@ -216,9 +216,9 @@ class SpmdSession:
             total = ranks.relay(plan.reduce.zero(), add, f"adding up {kind} round {blocks[0][0].round}")
         failures = [*(item for item in mine if isinstance(item, Failure)), *refused]
         reports = list(chain.from_iterable(item.reports for item in folded))
-        told = meta.pack(reports, answers, failures, [*self._said], pace)
+        own = meta.pack(reports, answers, failures, [*self._said], pace)
         self._said.clear()
-        told = ranks.gather(told, f"exchanging what came of {kind} round {blocks[0][0].round}")
+        told = ranks.gather(own, f"exchanging what came of {kind} round {blocks[0][0].round}")
         tasks = {task.index: task for task in chain.from_iterable(blocks)}
         found = [meta.unpack(one, tasks) for one in told]
         self._hear(told, kind)

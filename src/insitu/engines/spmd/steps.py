@@ -39,7 +39,8 @@ class Stepper:
         self._shared: dict[str, nn.Parameter] = self._module.shared()
         self._size = sum(p.nbytes for p in self._shared.values())
         self._model: Any = self._module
-        self._hook, self._power = hook, None
+        self._hook = hook
+        self._power: Any = None
         if ranks.world > 1:
             cuda = [self.device.index] if self.device.type == "cuda" else None
             # torch picks NCCL for what lies on a GPU, gloo for the rest.
@@ -86,8 +87,8 @@ class Stepper:
         """Raises EngineError where there are more ranks than examples; the last batch of an epoch may be short."""
         if step == first and batch < self.ranks.world and batch in (int(self._ends[-1]), *self._usual()):
             raise EngineError(
-                f"{self.ranks.world} ranks share {batch} example{'s' * (batch > 1)} a step, so that some have none: start"
-                f" {batch} or fewer, or give a larger batch_size"
+                f"{self.ranks.world} ranks share {batch} example{'s' * (batch > 1)} a step, so that some have none:"
+                f" start {batch} or fewer, or give a larger batch_size"
             )
 
     def _usual(self) -> Sequence[int]:
@@ -124,7 +125,7 @@ class Stepper:
 
     def _told(self, before: int) -> int:
         """Bytes of this step's gradient as it was sent."""
-        size = self._size
+        size: int = self._size
         if self._hook in ("fp16", "bf16"):
             size = 2 * sum(p.numel() for p in self._shared.values())
         elif self._power is not None and self._power.total_numel_after_compression > before:
