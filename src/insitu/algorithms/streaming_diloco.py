@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from insitu.algorithms.diloco import DiLoCo
 from insitu.core import checks, tree
-from insitu.core.descent import Job, descend
+from insitu.core.descent import Job, Work, descend
 from insitu.core.errors import DataError, PlanError
 from insitu.core.optim import Sgd, optimizer
 from insitu.core.tree import Tree
@@ -49,7 +49,7 @@ class StreamingDiLoCo(DiLoCo):
         super().__post_init__()
         checks.count(fragments=self.fragments)
 
-    def work(self) -> Any:
+    def work(self) -> Work:
         work = super().work()
         if self.epochs is None and self.steps is None:
             return changed(work, steps=max(1, (self.usual_steps or 1) // self.fragments))

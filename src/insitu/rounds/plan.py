@@ -85,9 +85,9 @@ class Plan:
         if self.block is not None:
             checks.count(block=self.block)
         self._check_learner()
+        self._check_everyone()
         self._check_stages()
         self._check_buffered()
-        self._check_everyone()
         self._check_steps()
         if (reason := self.algorithm.refuses(self.reduce)) is not None:
             raise PlanError(reason)
@@ -119,6 +119,22 @@ class Plan:
                 " learner with gradients (TorchLearner, LinearLearner, LogisticLearner)"
             )
         self._check_black_box()
+
+    def _check_everyone(self) -> None:
+        if not self.algorithm.needs_everyone:
+            return
+        name = type(self.algorithm).__name__
+        for option in ("cohort", "buffered"):
+            given = getattr(self, option)
+            if given is not None and given != Everyone():
+                raise PlanError(
+                    f"{name}'s clients keep what one that joins later could not know, so each takes part in every"
+                    f" round: leave {option}={given!r} out"
+                )
+        if self.policy.over_select:
+            raise PlanError(
+                f"{name} needs every client in every round: leave over_select={self.policy.over_select} out"
+            )
 
     def _check_black_box(self) -> None:
         config = self.algorithm.config()
@@ -178,22 +194,6 @@ class Plan:
             raise PlanError(
                 "buffered rounds draw their clients one by one and wait for nobody: leave cohort, over_select and"
                 " deadline out, and say Buffered(size=…, concurrency=…)"
-            )
-
-    def _check_everyone(self) -> None:
-        if not self.algorithm.needs_everyone:
-            return
-        name = type(self.algorithm).__name__
-        for option in ("cohort", "buffered"):
-            given = getattr(self, option)
-            if given is not None and given != Everyone():
-                raise PlanError(
-                    f"{name}'s clients keep what one that joins later could not know, so each takes part in every"
-                    f" round: leave {option}={given!r} out"
-                )
-        if self.policy.over_select:
-            raise PlanError(
-                f"{name} needs every client in every round: leave over_select={self.policy.over_select} out"
             )
 
     def _check_steps(self) -> None:
