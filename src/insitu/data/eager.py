@@ -80,6 +80,12 @@ class Eager:
             self._check_read(client)
         return client
 
+    def soon(self, place: int) -> int:
+        """The client will be asked for next: what of it lies in files may be fetched meanwhile. Returns its bytes."""
+        rows = self._flat[self._starts[place] : self._starts[place + 1]]
+        index = _index(rows)
+        return sum(values.soon(index) for values in [*tree.values(self.x), self.y] if isinstance(values, Mapped))
+
     def pooled(self, holdout: bool) -> Data | None:
         """All clients' examples of one kind together, in the order of the rows; None where there are none."""
         found = [self._rows(place)[1 if holdout else 0] for place in range(len(self))]
@@ -123,9 +129,7 @@ class Eager:
         return rows[learn], None if held is None else rows[held]
 
     def _take(self, rows: np.ndarray) -> Data:
-        index: Any = rows
-        if rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
-            index = slice(int(rows[0]), int(rows[-1]) + 1)
+        index = _index(rows)
         return Data(tree.map(lambda a: a[index], self.x), None if self.y is None else self.y[index], rows)
 
     def _clients_of(self, rows: np.ndarray) -> list[str | None]:
@@ -168,6 +172,13 @@ def _rows_of(part: Any, client: str, n: int) -> np.ndarray:
         bad = rows.min() if rows.min() < 0 else rows.max()
         raise DataError(f"client {client!r}: its part holds row {bad}, and there are rows 0 to {n - 1}")
     return rows.astype(np.int64, copy=False)
+
+
+def _index(rows: np.ndarray) -> Any:
+    """The rows, as a slice where they follow each other."""
+    if rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows
 
 
 def _in_memory(x: Any, y: Any) -> tuple[Any, Any]:
