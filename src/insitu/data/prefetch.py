@@ -14,7 +14,7 @@ from typing import Any
 from insitu.core import tree
 from insitu.core.types import Client
 
-BUDGET = 64 << 20
+BUDGET = 160 << 20
 """Bytes of clients that wait, at least one: some blocks of usual clients, so that a whole block is there at once, and no
 more, so that memory is used again while it is in a cache."""
 

@@ -22,7 +22,7 @@ AT_ONCE = 512 << 10
 
 POOLED = 64 << 10
 """Bytes from which memory is used again; smaller pieces are at hand with the allocator."""
-KEPT = 64 << 20
+KEPT = 128 << 20
 """Bytes that may lie idle."""
 
 

@@ -46,11 +46,14 @@ class ProcessesSession:
         try:
             self._hear(line, wait=False)
             while not line.over():
+                handed: list[tuple[Hand, Block]] = []
                 for hand in self._pool.free():
-                    if (block := line.next()) is None:
+                    if (block := line.next(hand)) is None:
                         break
+                    handed.append((hand, block))
+                for hand, block in handed:  # everyone has one before anyone is told of another
                     last = max(last, block.number)
-                    self._hand_out(hand, block)
+                    self._hand_out(hand, block, line.keep(hand))
                 if done := line.first():
                     self._learn(done, line)
                     yield from told(done)
@@ -71,10 +74,11 @@ class ProcessesSession:
             for number, done in self._pool.events(wait):
                 line.take(number, done, self._version)
 
-    def _hand_out(self, hand: Hand, block: Block) -> None:
+    def _hand_out(self, hand: Hand, block: Block, after: Block | None) -> None:
         memories = {task.client: self.setting.memories.get(task.client) for task in block.tasks}
         tasks, message = self._without_message(hand, block.tasks)
-        order = Order(tasks, memories, message, self._inner_choices())
+        ahead = [task.place for task in after.tasks] if after else ()
+        order = Order(tasks, memories, message, self._inner_choices(), ahead)
         block.version, hand.block = self._version, block.number
         hand.post(Frame(Tag.BLOCK, block.number, pack(order)))
 
