@@ -16,7 +16,8 @@ class History(Sequence[Mapping[str, Any]]):
     train_…      means over the examples that the clients trained on
     loss, …      on the central test set, in rounds that were evaluated
     clients_…    on the clients' held-out parts; clients_accuracy_worst10, …_p10, …_p50, …_p90 over clients
-    and what the algorithm measures of itself (disagreement, inertia).
+    and what the algorithm measures of itself (disagreement, inertia). On several ranks, ``wire_bytes`` is what they sent
+    each other, and ``wire_bytes_0``, … what each of them sent.
     """
 
     def __init__(self, rows: Sequence[Mapping[str, Any]] = ()) -> None:
@@ -67,6 +68,14 @@ class History(Sequence[Mapping[str, Any]]):
             for name, figures in event["spread"].items():
                 for figure in ("worst10", "p10", "p50", "p90"):
                     found[f"{prefix}{name}_{figure}"] = figures[figure]
+        elif event["event"] == "WireBytes" and (found := self._at(round)) is not None:
+            found["wire_bytes"] = sum(event["sent"])
+            found |= {f"wire_bytes_{rank}": sent for rank, sent in enumerate(event["sent"])}
+
+    def restore(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Adds rows of before: what rank 0 knows of a run that goes on."""
+        for row in rows:
+            self._put(row["round"], dict(row))
 
     def _place(self, round: int) -> int:
         """Where the round's row is, or belongs: nearly always at the end."""

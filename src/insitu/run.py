@@ -26,6 +26,10 @@ from insitu.rounds import evaluate as measuring
 from insitu.rounds.memory import Memories, usual_budget
 from insitu.rounds.plan import Plan
 from insitu.rounds.server import Model, Outcome, Server
+from insitu.together import compare, going_on, unfinished
+
+HISTORY = (events.RoundCommitted, events.Evaluated, events.WireBytes)
+"""The events that make up the history."""
 
 
 def run(
@@ -75,8 +79,11 @@ def run(
         plan = plan.resolve(clients.schema())
         test = evaluation_data(plan, evaluate)
         check_clients(plan, clients, int(seed))
-        if resume is None:
+        if resume is None or engine is not None:
             engine = chosen_engine(engine, plan, len(clients), None)  # a plan that is refused leaves no store behind
+        ranks = engine.ranks() if engine else None
+    if ranks and ranks.rank:
+        store, observers = None, []  # rank 0 keeps the store, and says what there is to say
     with Interrupt() as interrupt, _opened(store) as opened:
         return _Loop(plan, clients, rounds, int(seed), test, interrupt, budget).go(engine, opened, observers, resume)
 
@@ -92,12 +99,17 @@ class _Loop:
     budget: int
 
     def go(self, engine: Any, store: Store | None, observers: Any, resume: str | None) -> Result:
-        self.history, self.store = History(), store
+        self.history, self.store, self._wanted = History(), store, False
         self._observers = list(_default_observers() if observers is None else observers)
         with spans.span("start", "first parameters"):
             start = None if self.plan.learner is None else self.plan.learner.init(self.seed)
             digest = self.plan.digest(start)
-        if resume is not None and store is None:
+        self.ranks = engine.ranks() if engine else None
+        if self.ranks:
+            compare(self.ranks, self.plan, self.clients, start, {**self._record(digest), "rounds": self.rounds})
+            if store and resume is None:
+                resume = unfinished(store, self.ranks.launch(), digest)
+        if resume is not None and store is None and not self._follows():
             raise ResumeError(f"resume={resume!r} needs the store that holds the run: give store=…")
         record = None if resume is None or store is None else matching(store, resume, self._record(digest))
         engine = chosen_engine(engine, self.plan, len(self.clients), record)
@@ -107,10 +119,10 @@ class _Loop:
         same = record is not None and record["engine"] == engine.config()
         self._pending: list[events.Event] = []  # what is to be said once the run has started
         self._started = False
-        setting = Setting(
-            self.plan, self.clients, memories, self.rounds, self.seed,
-            record["choices"] if record and same else {}, self._notice,
-        )  # fmt: skip
+        known, stored = record["choices"] if record and same else {}, store is not None
+        if self.ranks:
+            self.id, known, stored = self.ranks.first([self.id, known, stored], "learning which run this is")
+        setting = Setting(self.plan, self.clients, memories, self.rounds, self.seed, known, self._notice, stored)
         with spans.span("start", f"open {engine.part_name()}"):
             session = engine.open(setting)
         try:
@@ -120,6 +132,8 @@ class _Loop:
                 with spans.span("store", "create"):
                     store.create(self.id, {**self._record(digest), **chosen})
             model = self._restored(start, checkpoint, resumed=record is not None)
+            if self.ranks:
+                model = going_on(self.ranks, model, self.history)
             self._emit(
                 events.RunStarted(
                     self.id, model.version, engine.part_name(), self.rounds, len(self.clients), choices,
@@ -131,7 +145,7 @@ class _Loop:
                 self._emit(notice)
             if store and record:
                 store.update(self.id, rounds=self.rounds, engine=engine.config(), choices=session.choices)
-            server = Server(self.id, self.plan, session, self.clients, memories, self.seed, opened=self._asked)
+            server = Server(self.id, self.plan, session, self.clients, memories, self.seed, self._clock(), self._asked)
             return self._train(server, model, choices, engine)
         except BaseException as error:
             self._broken(error)
@@ -152,7 +166,7 @@ class _Loop:
             self.store.flush()
             return Model(0, self.plan.algorithm.init(start))
         self.store.rewind(self.id, checkpoint.round)
-        for event in self.store.events(self.id, kinds=("RoundCommitted", "Evaluated")):
+        for event in self.store.events(self.id, kinds=[kind.__name__ for kind in HISTORY]):
             self.history.take(event)
         aside = checkpoint.stages
         return Model(checkpoint.round, checkpoint.state, dict(aside["stages"]), dict(aside["pending"]))
@@ -160,7 +174,7 @@ class _Loop:
     def _train(self, server: Server, model: Model, choices: dict[str, Any], engine: Engine) -> Result:
         began, status = time.monotonic(), "finished"
         while model.version < self.rounds:
-            if self.interrupt.wanted:
+            if self.interrupt.wanted if self.ranks is None else self._wanted:
                 status = "stopped"
                 break
             model = self._commit(server, model, self._round(server, model))
@@ -218,6 +232,9 @@ class _Loop:
         if every and (model.version % every == 0 or model.version == self.rounds):
             with spans.span("evaluate", f"evaluate round {model.version}"):
                 self._evaluate(server, model)
+        if self.ranks:
+            self._wanted, sent = self.ranks.settle(self.interrupt.wanted)
+            self._emit(events.WireBytes(self.id, model.version, sent))
         if self.store:
             finished = model.version == self.rounds
             aside = {"stages": model.stages, "pending": model.pending}
@@ -226,14 +243,23 @@ class _Loop:
                 self.store.commit(self.id, Checkpoint(model.version, model.state, aside, changed, finished))
         return model
 
+    def _follows(self) -> bool:
+        """Whether this is a rank that learns from rank 0 where to go on."""
+        return self.ranks is not None and self.ranks.rank > 0
+
+    def _clock(self) -> Callable[[], float]:
+        return self.ranks.clock if self.ranks else time.monotonic
+
     def _asked(self, round: int, asked: int) -> None:
         self._emit(events.RoundStarted(self.id, round, asked))
 
     def _broken(self, error: BaseException) -> None:
-        """The run ends with an exception: observers and the store are told, as far as they can be."""
+        """The run ends with an exception: other ranks, observers and the store are told, as far as they can be."""
+        text = f"{type(error).__name__}: {error}".splitlines()[0]
+        if self.ranks:
+            self.ranks.leave(text)
         with suppress(StoreError):
             done = len(self.history)
-            text = f"{type(error).__name__}: {error}".splitlines()[0]
             self._emit(events.RunStopped(self.id, done, f"{text}; {done} rounds are committed"))
             if self.store:
                 status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -251,7 +277,7 @@ class _Loop:
             self._emit(events.Evaluated(self.id, model.version, "clients", metrics, by_client, spread))
 
     def _emit(self, event: events.Event) -> None:
-        self.history.take(event.plain()) if isinstance(event, (events.RoundCommitted, events.Evaluated)) else None
+        self.history.take(event.plain()) if isinstance(event, HISTORY) else None
         if self.store:
             with spans.span("store", "event"):
                 self.store.event(self.id, event)
@@ -281,6 +307,7 @@ class _Loop:
             "rounds": self.rounds,
             "clients": len(self.clients),
             "versions": versions(),
+            "launch": (self.ranks.launch() or (None,))[0] if self.ranks else None,
         }
 
     def _how_to_resume(self) -> str:

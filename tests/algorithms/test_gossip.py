@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,7 +16,8 @@ from insitu.core.errors import PlanError
 from insitu.core.types import Context, Update
 from insitu.data.clients import Clients
 from insitu.learners.numpy import LinearLearner
-from insitu.reduce.neighbours import TOPOLOGIES, Neighbours, complete, exponential, grid, mixing, ring
+from insitu.core.schedules import Step
+from insitu.reduce.neighbours import TOPOLOGIES, Neighbours, complete, exponential, grid, mixing, pairs, ring
 
 topologies = st.sampled_from(sorted(TOPOLOGIES))
 
@@ -186,6 +189,83 @@ def test_a_cohort_of_some_leaves_the_others_where_they_were():
     assert len(result.state["nodes"]) == 3
     before = tree.flatten({k: v["shared"] for k, v in sorted(result.state["nodes"].items())})
     assert np.isfinite(before).all()
+
+
+# ------------------------------------------------------------ pairs drawn anew in every round
+
+
+@given(st.integers(1, 25), st.integers(0, 10**6), st.integers(1, 99))
+def test_pairs_are_a_matching_in_which_one_at_most_is_left_out(n, seed, round):
+    edges = pairs(n, seed, round)
+    assert sum(len(neighbours) for neighbours in edges) == n - n % 2
+    for i, neighbours in enumerate(edges):
+        assert all(edges[j] == {i} and j != i for j in neighbours)
+    assert edges == pairs(n, seed, round)
+
+
+def test_every_pair_comes_as_often_as_any_other():
+    counts = np.zeros((6, 6))
+    for round in range(3000):
+        for i, neighbours in enumerate(pairs(6, 5, round)):
+            for j in neighbours:
+                counts[i, j] += 1
+    seen = counts[~np.eye(6, dtype=bool)]
+    assert np.abs(seen / 600 - 1).max() < 0.2  # 600 of 3000 rounds expected, standard deviation 22
+    assert (np.diag(counts) == 0).all()
+
+
+def test_pairs_halve_by_hand():
+    w = np.zeros((6, 4))
+    result = run(Gossip(topology="pairs", lr=0.05, batch_size=None), 3)
+    for round in range(1, 4):
+        trained = w.copy()
+        for i in range(6):
+            x, y = np.c_[X[10 * i : 10 * i + 10], np.ones(10)], Y[10 * i : 10 * i + 10]
+            trained[i] -= 0.05 * 2 * x.T @ (x @ w[i] - y) / 10
+        for i, (j,) in enumerate(pairs(6, 0, round)):
+            w[i] = (trained[i] + trained[j]) / 2
+    for i in range(6):
+        own = result.state["nodes"][str(i)]["shared"]
+        np.testing.assert_allclose(np.r_[own["weight"][0], own["bias"]], w[i], rtol=1e-11)
+
+
+# ------------------------------------------------------------ agreement at the rate that the spectral gap predicts
+
+MANY = Clients.from_arrays(
+    (GAUSS := np.random.default_rng(2).normal(size=(80, 3))), GAUSS @ [1.0, 2.0, 3.0] + np.repeat(np.arange(16), 5),
+    np.array_split(np.arange(80), 16),
+)  # fmt: skip
+
+
+def distances(algorithm, rounds):
+    """One round of training, after which the learning rate is as good as none: what follows is mixing alone."""
+    still = dataclasses.replace(algorithm, lr=Step(0.1, every=1, factor=1e-15), batch_size=None)
+    return np.array(run(still, rounds, clients=MANY).history.column("disagreement")[1])
+
+
+@pytest.mark.parametrize(("topology", "until"), [("ring", 60), ("grid", 40), ("exponential", 20)])
+def test_agreement_comes_as_fast_as_the_spectral_gap_predicts(topology, until):
+    found = distances(Gossip(topology=topology), until)
+    second = np.sort(np.abs(np.linalg.eigvalsh(matrix(topology, 16))))[-2]
+    rate = np.log(found[until - 1] / found[until - 11]) / 10
+    assert rate == pytest.approx(np.log(second), rel=0.1)
+    assert (found[1:] <= second * found[:-1] * (1 + 1e-9)).all()  # and no round does less
+
+
+def test_random_pairs_agree_as_fast_as_their_mean_matrix_predicts():
+    """Of a disagreement's square, a matching of n keeps (1 - 1/(n-1))/2 in the mean over matchings."""
+    found = distances(Gossip(topology="pairs"), 40) ** 2
+    kept = (found[1:] / found[:-1]).mean()
+    assert kept == pytest.approx((1 - 1 / 15) / 2, rel=0.1)
+
+
+def test_on_the_complete_graph_mixing_is_the_mean_of_all():
+    """An all-reduce: every node holds the same bits, those of the mean in the cohort's order."""
+    values = np.random.default_rng(4).normal(size=(8, 5))
+    found = mixed("complete", values)
+    mean = sum((values[i] / 8 for i in range(1, 8)), start=values[0] / 8)
+    for node in found.values():
+        np.testing.assert_array_equal(node, mean)
 
 
 def test_bad_arguments_are_refused():

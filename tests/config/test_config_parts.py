@@ -10,8 +10,12 @@ import pytest
 from config_cases import FILE, error_of, needs_torch, plan_of, population_of
 
 import insitu
+from insitu.algorithms.choco import Choco
 from insitu.algorithms.fedavg import FedAvg
 from insitu.algorithms.fedprox import FedProx
+from insitu.compress.quantize import Quantize
+from insitu.compress.signs import Signs
+from insitu.compress.topk import TopK
 from insitu.config import load, of_tables, toml
 from insitu.core.errors import ConfigError, DataError
 from insitu.core.optim import Adam
@@ -55,6 +59,17 @@ def test_every_kind_of_part(folder):
     assert (plan.policy.quorum, plan.policy.deadline) == (0.5, timedelta(seconds=90))
     assert plan.stages == (Clip(2.0),)
     assert plan.reduce.part_name() == "mean"
+
+
+def test_compressors_are_found_by_name_like_other_stages(folder):
+    stages = "stages=[{ name = 'clip' }, { name = 'topk', fraction = 0.05 }, { name = 'quantize', bits = 4, feedback = false }]"
+    assert plan_of(folder, stages).stages == (Clip(1.0), TopK(0.05), Quantize(4))
+    choco = plan_of(
+        folder, "algorithm={ name = 'choco', gamma = 0.2 }", "stages=[{ name = 'signs', feedback = false }]"
+    )
+    assert (choco.algorithm, choco.stages) == (Choco(gamma=0.2), (Signs(feedback=False),))
+    assert "did you mean 'powersgd'" in error_of(folder, "stages=[{ name = 'powersdg' }]")
+    assert "bits" in error_of(folder, "stages=[{ name = 'quantize', bits = 5 }]")
 
 
 def test_what_has_no_name_to_choose(folder):

@@ -119,6 +119,8 @@ def engines() -> dict[str, Any]:
         elif "workers" in fields:
             for workers in (1, 2, 3):
                 found[f"{name}-{workers}"] = cls(workers=workers)
+        elif name == "spmd":
+            found[name] = cls(lanes=3, compile=False)  # one rank alone; test_spmd.py starts several
         else:
             found[name] = cls()
     return found

@@ -11,7 +11,10 @@ import torch
 from contract_cases import algorithm_classes, arrays, descents, far, flat, learner, ragged, table, train
 
 import insitu
+from insitu.algorithms.diloco import DiLoCo
 from insitu.algorithms.fedavg import FedAvg
+from insitu.algorithms.fedsgd import FedSGD
+from insitu.algorithms.local_sgd import LocalSGD
 from insitu.core import tree, wire
 from insitu.core.errors import PlanError
 from insitu.core.protocols import Algorithm
@@ -66,6 +69,11 @@ BAD = {
     "mu": (-0.1, float("nan")),
     "k": (0, -1, 2.5),
     "topology": ("star",),
+    "gamma": (0, -0.5, 1.5, float("nan")),
+    "batches": ("on", None),
+    "keep_optimizer": (None, "yes"),
+    "switch": (-1, 1.5, True),
+    "fragments": (0, -1, 1.5),
 }
 
 
@@ -139,10 +147,68 @@ def limit_complete_graph(cls):
     assert far(a, b) < 1e-12
 
 
+def limit_gossip(cls):
+    from insitu.algorithms.gossip import Gossip
+
+    for model in ("perceptron", "batchnorm"):
+        a = run_float64(dataclasses.replace(cls.example(), gamma=1.0), model)
+        b = run_float64(Gossip.example(), model)
+        assert far(a, b) < 1e-12
+        assert far(a, run_float64(cls.example(), model)) > 1e-4
+
+
+def limit_one_step(cls):
+    """Rounding apart: (w - lr·g) - w is not -lr·g."""
+    one = dataclasses.replace(cls.example(), steps=1, batches="anew")
+    a = run_float64(one)
+    b = run_float64(FedSGD(lr=one.lr, batch_size=one.batch_size, weights="uniform"))
+    assert far(a, b) < 1e-12
+    assert far(a, run_float64(dataclasses.replace(one, steps=2, switch=0))) > 1e-3
+
+
+def limit_plain_optimisers(cls):
+    example = cls.example()
+    plain = dataclasses.replace(example, optimizer="sgd", server="sgd", server_lr=1.0)
+    a = run_float64(plain)
+    b = run_float64(LocalSGD(lr=example.lr, steps=example.steps, batch_size=example.batch_size))
+    np.testing.assert_array_equal(a, b)
+    assert far(a, run_float64(example)) > 1e-3
+
+
+def limit_one_fragment(cls):
+    example = cls.example()
+    fields = {f.name: getattr(example, f.name) for f in dataclasses.fields(DiLoCo)}
+    b = run_float64(DiLoCo(**fields))
+    np.testing.assert_array_equal(run_float64(dataclasses.replace(example, fragments=1)), b)
+    assert far(b, run_float64(example)) > 1e-3
+
+
+def limit_complete_graph_of_gradients(cls):
+    example = dataclasses.replace(cls.example(), topology="complete")
+    a = run_float64(example)
+    b = run_float64(FedSGD(lr=example.lr, batch_size=example.batch_size, weights="uniform"))
+    assert far(a, b) < 1e-12
+
+
+def limit_one_step_of_all(cls):
+    """A round of one step on all examples is FedSGD's; and more steps in a round are more rounds of one."""
+    from insitu.algorithms.fedsgd import FedSGD
+
+    a = run_float64(cls(lr=0.3, steps=1, batch_size=None), model="logistic", rounds=6)
+    assert far(a, run_float64(FedSGD(lr=0.3), model="logistic", rounds=6)) < 1e-12
+    assert far(a, run_float64(cls(lr=0.3, steps=3, batch_size=None), model="logistic", rounds=2)) < 1e-12
+
+
 LIMITS = {
+    "steps=1 and batch_size=None is fedsgd": limit_one_step_of_all,
     "mu=0 is fedavg": limit_mu_zero,
     "first round is fedavg": limit_first_round,
     "topology='complete' is fedavg with uniform weights": limit_complete_graph,
+    "gamma=1 is gossip": limit_gossip,
+    "topology='complete' is fedsgd with uniform weights": limit_complete_graph_of_gradients,
+    "steps=1 is fedsgd with uniform weights": limit_one_step,
+    "sgd within and without is local_sgd": limit_plain_optimisers,
+    "fragments=1 is diloco": limit_one_fragment,
 }
 
 

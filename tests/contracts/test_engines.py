@@ -78,7 +78,7 @@ def combinations():
         for model in MODELS:
             for algorithm in ALGORITHMS:
                 for dtype in CLOSE:
-                    usual = model == "perceptron" if engine in ("debug", "vectorized-1") else model != "lstm"
+                    usual = model == "perceptron" if engine in ("debug", "spmd", "vectorized-1") else model != "lstm"
                     usual = usual or (model, algorithm, engine) == ("lstm", "fedprox", "vectorized-3")
                     marks = () if usual or engine == "inline" else (pytest.mark.long,)
                     found.append(pytest.param(engine, algorithm, model, dtype, marks=marks))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from insitu.core.batches import batches
+from insitu.core.batches import batches, epoch_steps, onward
 
 AT = {"seed": 3, "round": 2, "client": "a"}
 sizes = st.integers(1, 60)
@@ -94,3 +94,39 @@ def test_the_first_batch_is_a_uniform_draw():
     for round in range(2000):
         hits[batches(10, 5, 1, None, seed=0, round=round, client="a")[0]] += 1
     assert np.abs(hits / 2000 - 0.5).max() < 5 * np.sqrt(0.25 / 2000)
+
+
+# ------------------------------------------------------------ a walk that goes on from round to round
+
+
+def walk(n, size, cuts, **more):
+    """The batches of a walk that is cut into rounds of these many steps."""
+    found, first = [], 0
+    for steps in cuts:
+        made = onward(n, size, first, steps, **{"seed": 3, "client": "a", **more})
+        assert len(made) == steps
+        found += [made[s] for s in range(steps)]
+        first += steps
+    return found
+
+
+@given(sizes, a_batch, st.lists(st.integers(1, 9), min_size=1, max_size=12), st.booleans())
+def test_however_rounds_are_cut_every_example_comes_once_an_epoch(n, size, cuts, pairs):
+    steps, per_epoch = walk(n, size, cuts, pairs=pairs), epoch_steps(n, size, pairs=pairs)
+    whole = walk(n, size, [sum(cuts)], pairs=pairs)
+    for found, expected in zip(steps, whole, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    for start in range(0, len(steps) - per_epoch + 1, per_epoch):
+        assert sorted(np.concatenate(steps[start : start + per_epoch])) == list(range(n))
+    assert max(len(step) for step in steps) <= max(2, size + pairs)
+
+
+def test_each_epoch_client_and_seed_has_an_order_of_its_own():
+    orders = [np.concatenate(walk(50, 10, [5], **more)).tolist() for more in ({}, {"client": "b"}, {"seed": 4})]
+    orders.append(np.concatenate(walk(50, 10, [10])[5:]).tolist())
+    assert len({tuple(order) for order in orders}) == 4
+    assert np.concatenate(walk(50, 10, [5])).tolist() == orders[0]
+
+
+def test_all_at_once_is_in_its_own_order():
+    assert [step.tolist() for step in walk(3, None, [1, 2])] == [[0, 1, 2]] * 3

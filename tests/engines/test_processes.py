@@ -34,6 +34,7 @@ from insitu.data.clients import Clients
 from insitu.engines.inline import Inline
 from insitu.engines.processes import Processes, shared
 from insitu.engines.processes.pack import Packed, pack, unpack
+from insitu.engines.processes.session import ProcessesSession
 from insitu.engines.processes.shared import Shelf, mapped
 from insitu.engines.vectorized import Vectorized
 from insitu.learners.numpy import LogisticLearner
@@ -393,6 +394,54 @@ def test_an_engine_that_fails_in_a_worker_costs_its_block(reduce, lost):
             assert [failure.client for failure in failures] == [str(place) for place in lost]
             assert len([item for item in told if isinstance(item, Folded)]) == 2
             assert "Traceback" in failures[0].trace
+
+
+# ------------------------------------------------------------ this process beside its workers
+
+
+def beside(chosen, population) -> ProcessesSession:
+    """One worker, and this process."""
+    given = setting(chosen, population)
+    options = {"lanes": None, "compile": "auto", "device": "cpu"}
+    return ProcessesSession(given, 1, options, here=Inline().open(given))
+
+
+def test_this_process_works_beside_its_workers(tmp_path):
+    def trouble(place):
+        (tmp_path / f"{place} {os.getpid()}").touch()
+        time.sleep(0.2)
+
+    chosen, population = plan(), loaded(trouble)
+    with closing(beside(chosen, population)) as session:
+        told = list(session.run(tasks(chosen, population, size=1)))
+    assert session.choices["workers"] == 2
+    assert [place_of(item) for item in told] == list(range(8))
+    owners = {int(name.split()[1]) for name in os.listdir(tmp_path)}
+    assert len(owners) == 2
+    assert os.getpid() in owners
+
+
+def test_a_block_that_waited_for_a_worker_that_died_is_not_lost(tmp_path):
+    parent = os.getpid()
+
+    def trouble(place):
+        if os.getpid() != parent and not (tmp_path / "died").exists():
+            time.sleep(1.0)  # this process has taken a block by now, and given the worker another
+            (tmp_path / "died").touch()
+            os._exit(3)
+        time.sleep(0.3)
+
+    chosen, population = plan(), loaded(trouble)
+    with closing(beside(chosen, population)) as session:
+        told = list(session.run(tasks(chosen, population, size=1)))
+    assert len([item for item in told if isinstance(item, Failure)]) == 1
+    assert sorted(place_of(item) for item in told) == list(range(8))
+
+
+def place_of(item) -> int:
+    if isinstance(item, Failure):
+        return item.index
+    return item.task.index if isinstance(item, Answer) else item.reports[0].index
 
 
 # ------------------------------------------------------------ the way that tasks and answers go

@@ -22,8 +22,9 @@ from insitu.core.types import Data, Failure, Folded, Task
 from insitu.data.clients import Clients
 from insitu.engines.inline import Inline
 from insitu.engines.vectorized import Vectorized
+from insitu.engines.vectorized.examples import Joined, Shelf
 from insitu.engines.vectorized.lanes import Lanes
-from insitu.engines.vectorized.wave import Shelf, Wave
+from insitu.engines.vectorized.wave import Wave
 from insitu.learners.torch import TorchLearner
 from insitu.rounds.memory import Memories
 
@@ -322,7 +323,8 @@ def job(size, work, client):
     leaf = torch.zeros(1, dtype=torch.float64)
     data = Data(np.zeros((size, 1)))
     carry = {"shared": {"w": leaf}, "personal": {}}
-    return SimpleNamespace(client=SimpleNamespace(data=data), batches=plan, carry=carry, dropout=int(client) + 100)
+    task, client = SimpleNamespace(client=client), SimpleNamespace(data=data)
+    return SimpleNamespace(task=task, client=client, batches=plan, carry=carry, dropout=int(task.client) + 100)
 
 
 @settings(max_examples=60, deadline=None)
@@ -344,7 +346,8 @@ def test_turns_are_the_batches_of_a_loop(sizes, batch_size, epochs, steps, pad, 
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("insitu.engines.vectorized.wave.STRETCH", stretch)
-        wave = Wave(jobs, columns, batch_size, torch.device("cpu"), Shelf())
+        examples = Joined({str(i): part for i, part in enumerate(columns)})
+        wave = Wave(jobs, examples, batch_size, torch.device("cpu"), Shelf())
         owners = [j.dropout - 100 for j in wave.jobs]
         lengths = [len(jobs[i].batches) for i in owners]
         assert lengths == sorted(lengths, reverse=True)

@@ -10,12 +10,17 @@ import torch
 from sklearn.linear_model import SGDClassifier
 
 from insitu import Everyone, Plan, Policy, Uniform
+from insitu.algorithms.choco import Choco
 from insitu.algorithms.fedavg import FedAvg
 from insitu.algorithms.fedprox import FedProx
 from insitu.algorithms.fedsgd import FedSGD
 from insitu.algorithms.gossip import Gossip
 from insitu.algorithms.kmeans import KMeans
 from insitu.algorithms.scaffold import Scaffold
+from insitu.compress.half import Half
+from insitu.compress.quantize import Quantize
+from insitu.compress.randomk import RandomK
+from insitu.compress.topk import TopK
 from insitu.core.errors import PlanError
 from insitu.core.mean import Mean
 from insitu.core.protocols import Stage
@@ -27,6 +32,7 @@ from insitu.learners.torch import TorchLearner
 from insitu.privacy.clip import Clip
 from insitu.reduce.concat import Concat
 from insitu.reduce.neighbours import Neighbours
+from insitu.rounds.buffered import Buffered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +90,38 @@ REFUSED = {
     "a sum where each is needed": (lambda: Plan(Gossip(), MODEL, stages=(Hide(),)), "Hide", "mean"),
     "clipping gossip's models": (lambda: Plan(Gossip(), MODEL, stages=(Clip(1.0),)), "Clip", "leave"),
     "clipping what a black box fits": (lambda: Plan(FedAvg(), BLACK_BOX, stages=(Clip(1.0),)), "Clip", "leave"),
+    "clipping what is packed": (
+        lambda: Plan(FedAvg(), MODEL, stages=(Squeeze(), Clip(1.0))),
+        "packed form",
+        "put Clip before",
+    ),
+    "largest changes of a black box": (
+        lambda: Plan(FedAvg(), BLACK_BOX, stages=(TopK(),)),
+        "TopK",
+        "Half and Quantize",
+    ),
+    "packing no model": (lambda: Plan(KMeans(), stages=(Half(),)), "Half", "leave it out"),
+    "feedback where it is told again": (lambda: Plan(Choco(), MODEL, stages=(TopK(),)), "Choco", "feedback=False"),
+    "feedback for what was packed": (
+        lambda: Plan(FedAvg(), MODEL, stages=(TopK(), Quantize(feedback=True))),
+        "TopK",
+        "Quantize(…, feedback=False)",
+    ),
+    "neighbours' copies in buffered rounds": (
+        lambda: Plan(Choco(), MODEL, buffered=Buffered(2)),
+        "Choco",
+        "leave buffered",
+    ),
+    "copies mixed by a mean": (lambda: Plan(Choco(), MODEL, reduce=Mean()), "'mean'", "leave reduce out"),
+    "copies mixed by neighbours": (
+        lambda: Plan(Choco(), MODEL, reduce=Neighbours()),
+        "'neighbours'",
+        "leave reduce out",
+    ),
+    "copies with a server": (lambda: Choco(server="adam"), "no server", "FedAvg"),
+    "copies by examples": (lambda: Choco(weights="examples"), "weights='examples'", "leave"),
+    "no gradients for copies": (lambda: Plan(Choco(), BLACK_BOX), "Choco needs gradients", "FedAvg"),
+    "unbiased and fed back": (lambda: RandomK(unbiased=True), "unbiased=True", "feedback=False"),
     "a block of none": (lambda: Plan(FedAvg(), MODEL, block=0), "block=0", ">= 1"),
     "evaluation every half round": (lambda: Plan(FedAvg(), MODEL, evaluate_every=0.5), "evaluate_every=0.5", ">= 1"),
     "scaffold with adam": (lambda: Scaffold(optimizer="adam"), "optimizer='adam'", "FedAvg"),
@@ -119,6 +157,10 @@ def test_it_is_refused_with_reason_and_cure(case):
         lambda: Plan(Scaffold(), TorchLearner(NET), stages=[Clip(1.0)], cohort=Uniform(3), evaluate_every=0),
         lambda: Plan(FedAvg(), MODEL, stages=(Clip(1.0), Squeeze())),
         lambda: Plan(FedAvg(), MODEL, stages=(Clip(1.0), Hide())),
+        lambda: Plan(FedAvg(), MODEL, stages=(Clip(1.0), TopK(), Quantize(4))),
+        lambda: Plan(FedAvg(), BLACK_BOX, stages=(Quantize(),)),
+        lambda: Plan(Gossip(), MODEL, stages=(Half(),)),
+        lambda: Plan(Choco(), MODEL, stages=(TopK(feedback=False),)),
         lambda: Plan(KMeans(), reduce=Concat(("candidates",))),
     ],
 )

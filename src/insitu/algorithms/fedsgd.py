@@ -6,23 +6,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from insitu.core import arrays, checks, schedules, tree
-from insitu.core.arrays import Array
+from insitu.core.batches import Batches, onward
 from insitu.core.descent import Descent, Job, Work
-from insitu.core.optim import Optimizer, optimizer
+from insitu.core.optim import Collect, Optimizer, optimizer
 from insitu.core.schedules import Schedule
 from insitu.core.tree import Tree
-from insitu.core.types import Total
-
-
-@dataclass(frozen=True)
-class _Collect(Optimizer):
-    """The clients' optimiser: goes nowhere and keeps the gradient for the report."""
-
-    def init(self, params: Tree) -> dict[str, Any]:
-        return {"gradient": tree.zeros_like(params)}
-
-    def update(self, grads: Tree, state: Tree, params: Tree, lr: Array) -> tuple[Any, Any]:
-        return params, {"gradient": grads}
+from insitu.core.types import Task, Total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +25,7 @@ class FedSGD(Descent):
 
     lr          the server's learning rate, a number or a schedule by round
     batch_size  examples drawn on each client; None (default) takes all
+    batches     ``"anew"``: drawn anew in every round; ``"onward"``: round after round through a client's epochs
     optimizer   the server's optimiser, by name or with its settings
     clip        the largest Euclidean norm of one client's gradient, or None
     weights     ``"examples"``: a client counts by the examples in its batch; ``"uniform"``: each counts once
@@ -47,6 +37,7 @@ class FedSGD(Descent):
 
     lr: float | Schedule = 0.1
     batch_size: int | None = None
+    batches: Literal["anew", "onward"] = "anew"
     optimizer: str | Optimizer = "sgd"
     clip: float | None = None
     weights: Literal["examples", "uniform"] = "examples"
@@ -58,13 +49,19 @@ class FedSGD(Descent):
         if self.clip is not None:
             checks.positive(clip=self.clip)
         optimizer(self.optimizer)
+        checks.one_of(("anew", "onward"), batches=self.batches)
         checks.one_of(("examples", "uniform"), weights=self.weights)
 
     def work(self) -> Work:
         return Work(None, 1, self.batch_size)
 
+    def batches_(self, task: Task, n: int, *, pairs: bool) -> Batches:
+        if self.batches == "anew":
+            return super().batches_(task, n, pairs=pairs)
+        return onward(n, self.batch_size, task.round - 1, 1, seed=task.seed, client=task.client, pairs=pairs)
+
     def optimizer_(self) -> Optimizer:
-        return _Collect()
+        return Collect()
 
     def rate(self, round: int) -> float:
         return schedules.rate(self.lr, round)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from insitu.core import tree
 from insitu.core.descent import Job
 from insitu.core.errors import PlanError
 from insitu.core.local_sgd import LocalSGD
 from insitu.core.protocols import Reduce
 from insitu.core.tree import Tree
 from insitu.core.types import ByClient, Total, Variables
-from insitu.reduce.neighbours import Neighbours, combined
+from insitu.reduce.neighbours import Neighbours, disagreement, mean_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +24,15 @@ class Gossip(LocalSGD):
     model: evaluation and ``result.model()`` see the mean over the nodes, and the history's ``disagreement`` says how
     far they are from it (root mean square distance of a node's parameters).
 
-    topology  "ring", "grid", "exponential" or "complete": the more edges, the sooner nodes agree, the more is sent
+    topology  "ring", "grid", "exponential" or "complete": the more edges, the sooner nodes agree, the more is sent;
+              "pairs": a matching drawn anew in every round, one message a node
     others    those of :class:`~insitu.core.local_sgd.LocalSGD`, without a server
 
     Limit case: on the complete graph, this is FedAvg with uniform weights.
 
     Reference: Lian et al., *Can Decentralized Algorithms Outperform Centralized Algorithms?*, NeurIPS 2017 (D-PSGD,
-    here with local epochs); mixing weights: Xiao, Boyd and Kim, 2007.
+    here with local epochs); mixing weights: Xiao, Boyd and Kim, 2007; random pairs: Boyd et al., *Randomized Gossip
+    Algorithms*, 2006, here all pairs of a matching at once.
     """
 
     topology: str = "ring"
@@ -73,20 +74,11 @@ class Gossip(LocalSGD):
         nodes = list(state["nodes"].values())
         if not nodes:
             return super().params(state)
-        return Variables(_mean([n["shared"] for n in nodes]), _mean([n["buffers"] for n in nodes]))
+        return Variables(mean_of([n["shared"] for n in nodes]), mean_of([n["buffers"] for n in nodes]))
 
     def measures(self, state: dict[str, Any]) -> dict[str, float]:
-        nodes = [tree.flatten(node["shared"]).astype(float) for node in state["nodes"].values()]
-        if not nodes:
-            return {}
-        middle = sum(nodes[1:], start=nodes[0]) / len(nodes)
-        return {"disagreement": float(sum(((x - middle) ** 2).sum() for x in nodes) / len(nodes)) ** 0.5}
+        return disagreement([node["shared"] for node in state["nodes"].values()])
 
     @classmethod
     def example(cls) -> Gossip:
         return cls(topology="ring", lr=0.1, epochs=1, batch_size=8)
-
-
-def _mean(nodes: list[Tree]) -> Any:
-    weights = [1 / len(nodes)] * len(nodes)
-    return tree.map(lambda *values: combined(values, weights), *nodes)

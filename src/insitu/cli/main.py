@@ -10,6 +10,7 @@ from insitu.cli.bench import bench
 from insitu.cli.demo import demo
 from insitu.cli.estimate import estimate
 from insitu.cli.guard import Guarded
+from insitu.cli.launch import launch
 from insitu.cli.new import new
 from insitu.cli.partition import partition
 from insitu.cli.run import run
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (new, run, estimate, runs, show, partition, demo):
+for command in (new, run, launch, estimate, runs, show, partition, demo):
     app.command()(command)
 app.add_typer(bench)
 

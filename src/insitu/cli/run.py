@@ -10,12 +10,13 @@ import typer
 
 from insitu.cli import screen, stores
 from insitu.cli.guard import INTERRUPTED
+from insitu.cli.launch.workers import end_with_the_launcher
 from insitu.core import events
 from insitu.core.errors import ResumeError
 
 if TYPE_CHECKING:
     from insitu.config import Config
-    from insitu.core.protocols import Observer
+    from insitu.core.protocols import Observer, Ranks
     from insitu.profile import Profile
     from insitu.result import Result
     from insitu.store.sqlite import SqliteStore
@@ -52,7 +53,14 @@ def run(
     flags = {"engine": engine, "rounds": rounds, "store": None if store is None else str(store.absolute())}
     flags["memory_budget"] = memory_budget
     given = [*(changes or []), *(f"run.{key}={toml.value(said)}" for key, said in flags.items() if said is not None)]
+    end_with_the_launcher()
+    ranks = _ranks(file, given)
+    if ranks and ranks.rank:
+        _follow(ranks, file, given, resume)
+        return
     config, given, whole_id = _config(file, given, resume)
+    if ranks and resume:
+        ranks.first(given, "learning what a run was started with")
     built = config.build()
     profile = Profile() if profiled or trace else None
     with _opened(built.options["store"]) as opened, Progress() as progress, ExitStack() as watched:
@@ -66,6 +74,28 @@ def run(
     typer.echo(_summary(result, built.options["rounds"]))
     if profile is not None:
         _tell(profile, trace or (config.store() or Path("runs/none")).with_name(f"{result.id}.trace.json"))
+    if result.status != "finished":
+        raise typer.Exit(INTERRUPTED)
+
+
+def _ranks(file: Path, given: list[str]) -> Ranks | None:
+    """The processes that run this configuration together, joined; None where this is the only one."""
+    from insitu.config import load
+
+    engine = load(file, given).engine()
+    return None if engine is None else engine.ranks()
+
+
+def _follow(ranks: Ranks, file: Path, given: list[str], resume: str | None) -> None:
+    """The part of a rank other than 0: it has no store and says nothing, unless something goes wrong."""
+    from insitu.config import load
+    from insitu.run import run as execute
+
+    if resume is not None:
+        given = ranks.first(None, "learning what a run was started with")
+    built = load(file, given).build()
+    options = {**built.options, "store": None}
+    result = execute(built.plan, built.clients, evaluate=built.evaluate, observers=[], **options)
     if result.status != "finished":
         raise typer.Exit(INTERRUPTED)
 

@@ -144,7 +144,9 @@ def _parts(found: Examples, name: str, settings: dict[str, Any], place: Place) -
     function = parts.target_of(name, _partition, place)
     first = next(iter(parts.keys(function)[0]))
     given = parts.arguments(function, settings, place, name, skip=(first,))
-    labels = len(found) if found.y is None and first == "labels_or_n" else found.y
+    # A partition that only counts examples takes labels of any shape, such as the letters of a window.
+    counted = found.y is None or found.y.ndim > 1
+    labels = len(found) if counted and first == "labels_or_n" else found.y
     try:
         return parts.built(lambda **others: function(labels, **others), given, place, name)
     except DataError as error:

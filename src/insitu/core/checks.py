@@ -51,6 +51,14 @@ def probability(**named: Any) -> float:
     return value
 
 
+def share(**named: Any) -> float:
+    """A number above 0, at most 1."""
+    name, value = _one(named)[0], number(**named)
+    if not 0 < value <= 1:
+        raise PlanError(f"Expected 0 < {name}={value!r} <= 1")
+    return value
+
+
 def count(**named: Any) -> int:
     """A whole number above zero."""
     name, value = _one(named)

@@ -84,6 +84,24 @@ class Descent(Algorithm):
     def clip_(self) -> float | None:
         """The largest norm of a local gradient, or None."""
 
+    # And these three, where a method wants something else than usual.
+
+    def work_in(self, round: int) -> Work:
+        """How much a client does in this round, where rounds differ."""
+        return self.work()
+
+    def batches_(self, task: Task, n: int, *, pairs: bool) -> Batches:
+        """The task's batches over a client's ``n`` examples; ``pairs`` as in :func:`insitu.core.batches.batches`."""
+        work = self.work_in(task.round)
+        return batches(
+            n, work.batch_size, work.epochs, work.steps,
+            seed=task.seed, round=task.round, client=task.client, pairs=pairs,
+        )  # fmt: skip
+
+    def keeps_optimizer(self) -> bool:
+        """Whether a client's optimiser goes on in the next round where it stopped in this one."""
+        return False
+
     # The twist: a method overrides what it needs.
 
     def extra(self, state: Tree) -> dict[str, Any]:
@@ -144,9 +162,12 @@ class Descent(Algorithm):
 
     # One client's work, in pieces.
 
-    def open(self, task: Task, client: Client, learner: GradientLearner, memory: Tree | None) -> Job:
-        """Everything a client's steps need."""
-        learner.check(client)
+    def open(
+        self, task: Task, client: Client, learner: GradientLearner, memory: Tree | None, *, checked: bool = False
+    ) -> Job:
+        """Everything a client's steps need. ``checked``: its data were looked at before, and are still the same."""
+        if not checked:
+            learner.check(client)
         message, memory = task.message, memory or {}
         start = learner.init(task.seed)
         personal = memory.get("personal") or start.personal
@@ -159,7 +180,8 @@ class Descent(Algorithm):
         }
         trained = {"shared": carry["shared"], "personal": carry["personal"]}
         leaf = tree.first_leaf(trained)
-        carry["optimizer"] = self.optimizer_().init(trained)
+        kept = memory.get("optimizer") if self.keeps_optimizer() else None
+        carry["optimizer"] = self.optimizer_().init(trained) if kept is None else kept
         carry["sums"] = dict.fromkeys(("examples", *learner.metric_names), arrays.zero(leaf))
         carry["steps"] = arrays.zero(leaf, whole=True)
         fixed = {
@@ -167,11 +189,7 @@ class Descent(Algorithm):
             "memory": self.first_memory(message["shared"]) if own is None else own,
             "frozen": start.frozen,
         }
-        work = self.work()
-        plan = batches(
-            len(client.data), work.batch_size, work.epochs, work.steps,
-            seed=task.seed, round=task.round, client=task.client, pairs=learner.mixes,
-        )  # fmt: skip
+        plan = self.batches_(task, len(client.data), pairs=learner.mixes)
         return Job(task, client, plan, fixed, carry, seeds.seed(task.seed, task.round, task.client, "dropout"))
 
     def batch(self, learner: GradientLearner, job: Job, index: np.ndarray) -> dict[str, Any]:
@@ -228,6 +246,8 @@ class Descent(Algorithm):
             value, weight = {**value, "buffers": end["buffers"]}, {**weight, "buffers": weight["shared"]}
         sums = {name: float(x) for name, x in end["sums"].items()}
         memory: dict[str, Any] = {} if own is None else {"method": own}
+        if self.keeps_optimizer() and end["optimizer"]:
+            memory["optimizer"] = end["optimizer"]
         if end["personal"] or end["kept"]:
             memory["personal"] = {"params": end["personal"], "buffers": end["kept"]}
         return Update(value, weight, sums), memory or None

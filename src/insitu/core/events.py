@@ -82,6 +82,13 @@ class RoundCommitted(Event):
 
 
 @dataclass(frozen=True)
+class WireBytes(Event):
+    """What each rank has sent to others since the last such event: in this round, its evaluation included."""
+
+    sent: list[int]
+
+
+@dataclass(frozen=True)
 class RoundDiscarded(Event):
     """The round is void; the model is unchanged."""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from insitu.core import checks, schedules, seeds, tree
+from insitu.core.batches import Batches, epoch_steps, onward
 from insitu.core.descent import Descent, Work, descend
 from insitu.core.errors import PlanError
 from insitu.core.optim import Optimizer, Sgd, optimizer
@@ -23,8 +24,10 @@ class LocalSGD(Descent):
     epochs      passes over a client's data in a round (1 unless ``steps`` is given)
     steps       or: batches in a round, the same for every client
     batch_size  examples in a batch; None takes a client's whole data at once
-    optimizer   the clients' optimiser, by name or with its settings: ``"adam"``, ``Momentum(beta=0.95)``; its state
-                starts anew each round
+    batches     ``"anew"``: every round starts a new epoch; ``"onward"``: a client's rounds go on through its epochs, so
+                that round r takes steps (r-1)·H … r·H-1 of a walk that sees every example once an epoch
+    optimizer   the clients' optimiser, by name or with its settings: ``"adam"``, ``Momentum(beta=0.95)``
+    keep_optimizer  whether its state is kept in the client's memory from round to round; else it starts anew in each
     clip        the largest Euclidean norm of a local gradient (after the method's correction), or None
     server      the server's optimiser: None is the plain average, ``Adam()`` is FedAdam, ``Momentum()`` FedAvgM
     server_lr   the server's learning rate
@@ -35,11 +38,15 @@ class LocalSGD(Descent):
     epochs: int | None = None
     steps: int | None = None
     batch_size: int | None = 10
+    batches: Literal["anew", "onward"] = "anew"
     optimizer: str | Optimizer = "sgd"
+    keep_optimizer: bool = False
     clip: float | None = None
     server: str | Optimizer | None = None
     server_lr: float = 1.0
     weights: Literal["examples", "uniform"] = "examples"
+    usual_steps: ClassVar[int | None] = None
+    """Steps in a round where neither ``epochs`` nor ``steps`` is given; None: one epoch."""
 
     def __post_init__(self) -> None:
         schedules.check(self.lr)
@@ -54,13 +61,31 @@ class LocalSGD(Descent):
             checks.positive(clip=self.clip)
         checks.positive(server_lr=self.server_lr)
         checks.one_of(("examples", "uniform"), weights=self.weights)
+        checks.one_of(("anew", "onward"), batches=self.batches)
+        checks.one_of((True, False), keep_optimizer=self.keep_optimizer)
         optimizer(self.optimizer)
         if self.server is not None:
             optimizer(self.server, "server")
 
     def work(self) -> Work:
-        epochs = 1 if self.epochs is None and self.steps is None else self.epochs
-        return Work(epochs, self.steps, self.batch_size)
+        if self.epochs is None and self.steps is None:
+            return Work(None if self.usual_steps else 1, self.usual_steps, self.batch_size)
+        return Work(self.epochs, self.steps, self.batch_size)
+
+    def batches_(self, task: Task, n: int, *, pairs: bool) -> Batches:
+        if self.batches == "anew":
+            return super().batches_(task, n, pairs=pairs)
+        epoch = epoch_steps(n, self.batch_size, pairs=pairs)
+        first, last = self.walked(task.round, epoch), self.walked(task.round + 1, epoch)
+        return onward(n, self.batch_size, first, last - first, seed=task.seed, client=task.client, pairs=pairs)
+
+    def walked(self, round: int, epoch: int) -> int:
+        """The steps before this round, for a client whose epoch has so many."""
+        work = self.work()
+        return (round - 1) * (work.steps or epoch * (work.epochs or 1))
+
+    def keeps_optimizer(self) -> bool:
+        return self.keep_optimizer
 
     def optimizer_(self) -> Optimizer:
         return optimizer(self.optimizer)

@@ -107,11 +107,14 @@ def alike(target: Any, value: Any, path: str, client: str) -> None:
 
 
 def _same(target: Any, value: Any) -> bool:
-    if tree.is_branch(value):
-        if not tree.is_branch(target) or target.keys() != value.keys():
+    if not tree.is_branch(value):
+        return not tree.is_branch(target) and bool(value.shape == target.shape)
+    if not tree.is_branch(target) or target.keys() != value.keys():
+        return False
+    for key, x in value.items():  # no generator: this is asked twice for each client
+        if not _same(target[key], x):
             return False
-        return all(_same(target[key], x) for key, x in value.items())
-    return not tree.is_branch(target) and bool(value.shape == target.shape)
+    return True
 
 
 def _refuse(target: Any, value: Any, path: str, client: str) -> None:

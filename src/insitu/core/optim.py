@@ -53,6 +53,17 @@ class Optimizer(Part, ABC):
         """The parameters and state after one step against ``grads`` (shapes as ``params``)."""
 
 
+@dataclass(frozen=True)
+class Collect(Optimizer):
+    """Goes nowhere and keeps the gradient, for methods whose clients tell it. Not one that a user names."""
+
+    def init(self, params: Tree) -> dict[str, Any]:
+        return {"gradient": tree.zeros_like(params)}
+
+    def update(self, grads: Tree, state: Tree, params: Tree, lr: Array) -> tuple[Any, Any]:
+        return params, {"gradient": grads}
+
+
 def _descend(params: Tree, direction: Tree, lr: Array) -> Any:
     return tree.map(lambda p, d: p - arrays.cast(arrays.cast(lr, d) * d, p), params, direction)
 

@@ -44,6 +44,12 @@ class Algorithm(Part, ABC):
     learner_needed: ClassVar[Literal["gradient", "any", "none"]] = "gradient"
     tells_changes: ClassVar[bool] = False
     """Whether the update's ``shared`` part is a change or a gradient, which a late answer's age may scale down."""
+    needs_everyone: ClassVar[bool] = False
+    """Whether clients keep what a newcomer could not know, so that the cohort must be everyone in every round."""
+
+    retells: ClassVar[bool] = False
+    """Whether what a stage leaves out of ``shared`` is in the client's next update by itself, as that is a difference
+    to what others know of it; a stage's error feedback would tell it twice."""
 
     @abstractmethod
     def init(self, start: Variables | None) -> State:
@@ -103,6 +109,41 @@ class Answering(Protocol):
 
     def read(self, state: State, total: Total) -> Any:
         """The predictions [n] out of the clients' reduced answers."""
+        ...
+
+
+@runtime_checkable
+class Stepwise(Protocol):
+    """An algorithm whose round is several steps: each is asked, worked on, reduced and taken in before the next."""
+
+    def steps_a_round(self) -> int:
+        """How many."""
+        ...
+
+    def examples(self, step: int, n: int, seed: int) -> Any:
+        """Numbers [b] of the examples of a step, counted from the run's first, among all clients' n examples."""
+        ...
+
+    def ask_step(self, state: State, round: int, parts: Mapping[int, Any]) -> dict[int, Tree]:
+        """The message to each place whose client has examples in this step; ``parts`` are their positions there."""
+        ...
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What a session made of a round's steps: the new state and a report a worker; or why the round is void."""
+
+    state: State
+    reports: Sequence[Any]
+    trouble: str = ""
+
+
+@runtime_checkable
+class TakesSteps(Protocol):
+    """A session that takes all steps of a :class:`Stepwise` algorithm's round by itself, where it can."""
+
+    def take_steps(self, state: State, round: int, first: int) -> Steps | None:
+        """The round's steps, the first of them number ``first`` of the run; None where it cannot."""
         ...
 
 
@@ -190,6 +231,16 @@ class StackedGradient(Protocol):
         """w ← w − lr·g in place for all that is trained; the metric sums [K]. Raises before anything is changed."""
         ...
 
+    def descend_all(
+        self, variables: Variables, batch: Batch, counts: Sequence[int], step: Any, lr: float
+    ) -> dict[str, Any]:
+        """:meth:`descend` for a stretch of steps: in step t the first ``counts[t]`` lanes are at work, never more.
+
+        batch columns [R, B, …], R = Σ counts, step after step; ``seed`` and ``step`` [K] are the lanes' and ``step``
+        is moved on. Returns the metric sums of every client-step [R].
+        """
+        ...
+
 
 @runtime_checkable
 class Stackable(Protocol):
@@ -201,6 +252,19 @@ class Stackable(Protocol):
 
     def mapped(self) -> GradientLearner:
         """The learner with a ``gradient`` that ``torch.func.vmap`` can be applied to."""
+        ...
+
+
+@runtime_checkable
+class Differentiable(Protocol):
+    """What a learner may offer engines that differentiate by themselves, across several processes."""
+
+    def trainable(self) -> Any:
+        """A ``torch.nn.Module`` with the model's parameters under their names, or text: why there is none.
+
+        ``module(x, y, scale, weight)`` gives ``scale`` times the weighted sum of the losses, and the metric sums as of
+        :meth:`GradientLearner.gradient`.
+        """
         ...
 
 
@@ -225,6 +289,10 @@ class Stage(Part, ABC):
 
     def init(self) -> Tree | None:
         """The server half's state before the first round."""
+        return None
+
+    def refuses(self, algorithm: Algorithm, learner: Any, before: Sequence[Stage]) -> str | None:
+        """Why this instance cannot work in such a plan after these stages, with the cure; None where it can."""
         return None
 
     @abstractmethod
@@ -277,6 +345,8 @@ class Setting:
     choices: Mapping[str, Any] = field(default_factory=dict)
     notify: Callable[[str], None] = print
     """Tells the user a sentence: a choice made, a slower path taken."""
+    stored: bool = False
+    """Whether there is a store, which wants every client's memory where it is kept."""
 
 
 class Session(Protocol):
@@ -294,8 +364,43 @@ class Session(Protocol):
         ...
 
 
+class Ranks(Protocol):
+    """Processes that run one run together, seen from one of them. All call the same methods in the same order."""
+
+    rank: int
+    world: int
+
+    def clock(self) -> float:
+        """Seconds on a clock that says the same on every rank."""
+        ...
+
+    def launch(self) -> tuple[str, bool] | None:
+        """What started the processes, the same after a restart, and whether this may be one; None: nobody can tell."""
+        ...
+
+    def agree(self, fields: Mapping[str, str]) -> None:
+        """Raises EngineError, naming rank and field, where ranks were given different things."""
+        ...
+
+    def first(self, value: Any, doing: str) -> Any:
+        """Rank 0's tree, on every rank."""
+        ...
+
+    def settle(self, wanted: bool) -> tuple[bool, list[int]]:
+        """Whether any rank wants to stop, and the bytes that each rank has sent since the last call."""
+        ...
+
+    def leave(self, why: str) -> None:
+        """Tells the others that this rank ends, and why."""
+        ...
+
+
 class Engine(Part, ABC):
     """Where the work happens: a frozen description that is opened for a run."""
+
+    def ranks(self) -> Ranks | None:
+        """The processes that run this run together, joined; None where this one is alone with its workers."""
+        return None
 
     @abstractmethod
     def refuses(self, plan: Any) -> str | None:

@@ -79,7 +79,14 @@ def _gather(tree: Any, found: list[Any]) -> None:
 
 def first_leaf(tree: Any) -> Any:
     """The first leaf, or None for a tree without leaves: what tells a tree's kind, dtype and device."""
-    return next((leaf for _, leaf in leaves(tree)), None) if is_branch(tree) else tree
+    if not is_branch(tree):
+        return tree
+    for value in tree.values():
+        if not is_branch(value):
+            return value
+        if (leaf := first_leaf(value)) is not None:
+            return leaf
+    return None
 
 
 def add(a: Tree, b: Tree) -> Any:

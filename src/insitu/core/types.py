@@ -108,6 +108,15 @@ class Population(Protocol):
 
 
 @runtime_checkable
+class InOnePiece(Protocol):
+    """A population whose data may lie in memory as one piece, so that engines can read many clients' rows at once."""
+
+    def whole(self) -> Data | None:
+        """All rows, of which a client's ``data.rows`` are its own; None where they are not in one piece."""
+        ...
+
+
+@runtime_checkable
 class LooksAhead(Protocol):
     """A population that may load clients before they are asked for."""
 

@@ -237,6 +237,10 @@ class Clients:
         """The place of the client with this id. Raises DataError, naming the nearest, for an unknown one."""
         return self._source.ids.index(client)
 
+    def whole(self) -> Data | None:
+        """All rows in memory, of which ``client.data.rows`` are a client's own; None for files and lazy clients."""
+        return self._source.whole() if isinstance(self._source, Eager) else None
+
     def has_holdout(self) -> bool:
         """Whether clients hold examples out for evaluation."""
         return self._source.has_holdout()

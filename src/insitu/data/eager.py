@@ -14,6 +14,7 @@ from insitu.core.types import Client, Data, Schema
 from insitu.data import columns
 from insitu.data.holdout import Holdout
 from insitu.data.mapped import Mapped, blocks, mapped
+from insitu.data.rows import Rows, run_of
 
 _BLOCK = 1 << 22
 """Elements of labels looked at in one go."""
@@ -22,8 +23,8 @@ _BLOCK = 1 << 22
 class Eager:
     """Arrays, and for each client the numbers of its rows.
 
-    The arrays are kept as they were given, and a client's rows are taken out of them each time it is asked
-    for: so the data are in memory once, plus one client at a time. (Reordering them by client up front would
+    The arrays are kept as they were given, and a client's rows are taken out of them when its examples are looked
+    at: so the data are in memory once, plus one client at a time. (Reordering them by client up front would
     hold them twice while the caller keeps the original.) Rows that follow each other are a view, which costs
     nothing; so sorted data are the fastest.
 
@@ -82,9 +83,12 @@ class Eager:
 
     def soon(self, place: int) -> int:
         """The client will be asked for next: what of it lies in files may be fetched meanwhile. Returns its bytes."""
-        rows = self._flat[self._starts[place] : self._starts[place + 1]]
-        index = _index(rows)
+        index = run_of(self._flat[self._starts[place] : self._starts[place + 1]])
         return sum(values.soon(index) for values in [*tree.values(self.x), self.y] if isinstance(values, Mapped))
+
+    def whole(self) -> Data | None:
+        """All rows; None where some are in files."""
+        return None if self.out_of_core else Data(self.x, self.y)
 
     def pooled(self, holdout: bool) -> Data | None:
         """All clients' examples of one kind together, in the order of the rows; None where there are none."""
@@ -129,8 +133,7 @@ class Eager:
         return rows[learn], None if held is None else rows[held]
 
     def _take(self, rows: np.ndarray) -> Data:
-        index = _index(rows)
-        return Data(tree.map(lambda a: a[index], self.x), None if self.y is None else self.y[index], rows)
+        return Rows(self.x, self.y, rows)
 
     def _clients_of(self, rows: np.ndarray) -> list[str | None]:
         owner = np.full(self.n, -1, dtype=np.int64)
@@ -172,13 +175,6 @@ def _rows_of(part: Any, client: str, n: int) -> np.ndarray:
         bad = rows.min() if rows.min() < 0 else rows.max()
         raise DataError(f"client {client!r}: its part holds row {bad}, and there are rows 0 to {n - 1}")
     return rows.astype(np.int64, copy=False)
-
-
-def _index(rows: np.ndarray) -> Any:
-    """The rows, as a slice where they follow each other."""
-    if rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
-        return slice(int(rows[0]), int(rows[-1]) + 1)
-    return rows
 
 
 def _in_memory(x: Any, y: Any) -> tuple[Any, Any]:

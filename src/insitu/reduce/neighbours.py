@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any, ClassVar, Literal
 
-from insitu.core import arrays, checks, tree
+from insitu.core import arrays, checks, seeds, tree
 from insitu.core.protocols import Reduce
 from insitu.core.types import Context, Total, Update
 
@@ -52,14 +52,34 @@ TOPOLOGIES: dict[str, Callable[[int], Edges]] = {
 }
 
 
-def mixing(topology: str, n: int) -> list[dict[int, float]]:
+def pairs(n: int, seed: int, round: int) -> Edges:
+    """A matching drawn for the round: everybody has one neighbour, but for one where n is odd (Boyd et al. 2006)."""
+    order = seeds.generator(seed, round, "", "pairs").permutation(n).tolist()
+    edges: Edges = [set() for _ in range(n)]
+    for i, j in zip(order[0::2], order[1::2], strict=False):
+        edges[i].add(j)
+        edges[j].add(i)
+    return edges
+
+
+DRAWN: dict[str, Callable[[int, int, int], Edges]] = {"pairs": pairs}
+"""Topologies that are another graph in every round: functions of (n, run seed, round)."""
+
+
+def edges_of(topology: str, n: int, seed: int = 0, round: int = 1) -> Edges:
+    """The round's edges in a topology of either kind."""
+    return TOPOLOGIES[topology](n) if topology in TOPOLOGIES else DRAWN[topology](n, seed, round)
+
+
+def mixing(topology: str, n: int, seed: int = 0, round: int = 1) -> list[dict[int, float]]:
     r"""Metropolis–Hastings weights: symmetric, every row sums to one, so that mixing keeps the mean over nodes.
 
     .. math:: W_{ij} = \frac{1}{1 + \max(d_i, d_j)}, \qquad W_{ii} = 1 - \sum_{j \ne i} W_{ij}
 
-    Xiao, Boyd and Kim 2007. Row i is a dict {j: W_ij} in the order of j.
+    Xiao, Boyd and Kim 2007. Row i is a dict {j: W_ij} in the order of j. ``seed`` and ``round`` matter to topologies
+    that are drawn anew in every round.
     """
-    edges = [neighbours - {i} for i, neighbours in enumerate(TOPOLOGIES[topology](n))]
+    edges = [neighbours - {i} for i, neighbours in enumerate(edges_of(topology, n, seed, round))]
     rows = []
     for i, neighbours in enumerate(edges):
         row = {j: 1 / (1 + max(len(neighbours), len(edges[j]))) for j in neighbours}
@@ -80,7 +100,7 @@ class Neighbours(Reduce):
     gives: ClassVar[str] = "a total a node"
 
     def __post_init__(self) -> None:
-        checks.one_of(tuple(TOPOLOGIES), topology=self.topology)
+        checks.one_of((*TOPOLOGIES, *DRAWN), topology=self.topology)
 
     def zero(self) -> dict[str, Any]:
         return {}
@@ -96,7 +116,7 @@ class Neighbours(Reduce):
     def finish(self, accumulator: dict[str, Any], context: Context) -> Total:
         cohort = list(context.cohort)
         value = {}
-        for i, row in enumerate(mixing(self.topology, len(cohort))):
+        for i, row in enumerate(mixing(self.topology, len(cohort), context.seed, context.round)):
             if cohort[i] in accumulator:
                 value[cohort[i]] = _mix(accumulator, cohort, i, row)
         return Total(value, {}, len(accumulator), context.population)
@@ -118,3 +138,18 @@ def combined(values: Sequence[Any], weights: Sequence[float]) -> Any:
     for x, weight in zip(values[1:], weights[1:], strict=True):
         total = total + arrays.widen(x) * weight
     return arrays.cast(total, values[0])
+
+
+def mean_of(trees: Sequence[Any]) -> Any:
+    """The plain mean of trees that are alike."""
+    even = [1 / len(trees)] * len(trees)
+    return tree.map(lambda *values: combined(values, even), *trees)
+
+
+def disagreement(models: Sequence[Any]) -> dict[str, float]:
+    """The nodes' root mean square distance from their mean, as a measure of the history; none where there are none."""
+    flat = [tree.flatten(model).astype(float) for model in models]
+    if not flat:
+        return {}
+    middle = sum(flat[1:], start=flat[0]) / len(flat)
+    return {"disagreement": float(sum(((x - middle) ** 2).sum() for x in flat) / len(flat)) ** 0.5}

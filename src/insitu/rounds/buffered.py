@@ -39,20 +39,28 @@ class Buffered(Part):
     τ is the number of rounds committed since the client got its model.
 
     size         K, answers in a round
-    concurrency  clients at work at any time; None: twice ``size``
+    concurrency  clients at work at any time; None: twice ``size``, or with a ``bound`` all there are
     staleness    a, how fast old answers lose weight; 0: not at all
+    bound        s, how many tasks a client may be ahead of the slowest of all clients: who is further ahead waits.
+                 None: nobody waits
 
     How long a client takes is the plan's ``world``; without one a device trains on a log-normal number of examples a
-    second (median 1, σ 0.5), and links take no time. The history's ``clock`` is the simulated time of a commit, and
-    ``staleness`` the mean τ of its answers.
+    second (median 1, σ 0.5), and links take no time. The history's ``clock`` is the simulated time of a commit,
+    ``staleness`` the mean τ of its answers, and with a bound ``lead`` the tasks that the fastest client has done more
+    than the slowest, at most s + 1.
+
+    A parameter server is ``size=1``, every worker at work: asynchronous without a bound, stale-synchronous with one. With
+    ``bound=0`` all wait for all, and where a round takes all answers that is an ordinary, synchronous round.
 
     Reference: Nguyen et al., *Federated Learning with Buffered Asynchronous Aggregation*, AISTATS 2022, algorithm 1;
     the polynomial discount is section 5's with a = 0.5. Deviation: the mean is weighted by the algorithm's weights.
+    The bound: Ho et al., *More Effective Distributed ML via a Stale Synchronous Parallel Parameter Server*, NeurIPS 2013.
     """
 
     size: int = 10
     concurrency: int | None = None
     staleness: float = 0.5
+    bound: int | None = None
 
     @classmethod
     def part_name(cls) -> str:
@@ -66,6 +74,12 @@ class Buffered(Part):
                 " use a larger concurrency or a smaller size"
             )
         checks.not_negative(staleness=self.staleness)
+        if self.bound is not None and self.bound != 0:
+            checks.count(bound=self.bound)
+
+    def at_work(self, population: int) -> int:
+        """Clients at work at any time, of so many."""
+        return self.concurrency or (2 * self.size if self.bound is None else population)
 
     def discount(self, age: int) -> float:
         """(1 + τ)^−a."""
@@ -91,6 +105,7 @@ class Sky:
     started   how many flights there have been
     messages  what was asked at each version that somebody still works on
     bytes_up  mean bytes of the last round's updates; None before there was one
+    done      tasks that each client has done, by place, where there is a bound on them
     """
 
     clock: float
@@ -98,6 +113,7 @@ class Sky:
     flights: tuple[Flight, ...]
     messages: Mapping[int, Any]
     bytes_up: float | None = None
+    done: tuple[int, ...] = ()
 
     def tree(self) -> dict[str, Any]:
         """As a tree."""
@@ -107,6 +123,7 @@ class Sky:
             "flights": [[f.due, f.sequence, f.place, f.version, f.answers] for f in self.flights],
             "messages": {str(version): message for version, message in self.messages.items()},
             "bytes_up": self.bytes_up,
+            "done": list(self.done),
         }
 
     @classmethod
@@ -116,7 +133,8 @@ class Sky:
             return cls(0.0, 0, (), {})
         flights = tuple(Flight(float(due), *rest) for due, *rest in pending["flights"])
         messages = {int(version): message for version, message in pending["messages"].items()}
-        return cls(float(pending["clock"]), int(pending["started"]), flights, messages, pending["bytes_up"])
+        done = tuple(int(count) for count in pending.get("done", ()))
+        return cls(float(pending["clock"]), int(pending["started"]), flights, messages, pending["bytes_up"], done)
 
 
 class Landed(NamedTuple):
@@ -140,7 +158,8 @@ def next_arrivals(plan: Plan, sky: Sky, version: int, message: Any, down: int, c
     if size > population:
         raise PlanError(f"{population} clients cannot fill a buffer of size={size}: use Buffered({population})")
     tower = _Tower(plan, crowd, down, down if sky.bytes_up is None else sky.bytes_up)
-    wanted = min(plan.buffered.concurrency or 2 * size, population)
+    wanted = min(plan.buffered.at_work(population), population)
+    pace = _Pace(plan.buffered.bound, population, sky.done)
     heap, clock, started = list(sky.flights), sky.clock, sky.started
     heapq.heapify(heap)
     busy = {flight.place for flight in heap}
@@ -148,10 +167,10 @@ def next_arrivals(plan: Plan, sky: Sky, version: int, message: Any, down: int, c
     lost = 0
     while len(arrived) < size:
         next_free = np.inf
-        while len(heap) < wanted and len(busy) < population:
-            place = tower.free(started, busy, clock)
+        while len(heap) < wanted and len(barred := busy | pace.ahead()) < population:
+            place = tower.free(started, barred, clock)
             if place is None:
-                next_free = tower.next_free(busy, clock)
+                next_free = tower.next_free(barred, clock)
                 break
             heapq.heappush(heap, tower.flight(place, started, clock, version))
             busy.add(place)
@@ -165,24 +184,58 @@ def next_arrivals(plan: Plan, sky: Sky, version: int, message: Any, down: int, c
         clock = flight.due
         if flight.answers:
             arrived.append(flight)
+            pace.did(flight.place)
             continue
         busy.discard(flight.place)
         lost += 1
         if lost > MOST_LOST:
             raise RoundError(
                 f"{lost} clients were lost one after another before {size} answered: give the world a smaller dropout,"
-                " longer availability, or faster devices"
+                f" longer availability, or faster devices{pace.hint()}"
             )
     messages = {**sky.messages, version: message}
     still = {flight.version for flight in heap}
-    after = Sky(clock, started, tuple(sorted(heap)), {v: m for v, m in messages.items() if v in still})
+    kept = {v: m for v, m in messages.items() if v in still}
+    after = Sky(clock, started, tuple(sorted(heap)), kept, done=pace.tasks())
     measures = {
         "clock": clock,
         "simulated_seconds": clock - sky.clock,
         "staleness": sum(version - flight.version for flight in arrived) / size,
         "dropped": lost,
+        **pace.measures(),
     }
     return Landed(arrived, after, messages, measures)
+
+
+class _Pace:
+    """How many tasks each client has done, where a bound keeps the fast from running away from the slow."""
+
+    def __init__(self, bound: int | None, population: int, done: tuple[int, ...]) -> None:
+        self.bound = bound
+        self.done = np.array(done or (0,) * (population if bound is not None else 0), dtype=np.int64)
+
+    def did(self, place: int) -> None:
+        """One more task of this client is done."""
+        if self.bound is not None:
+            self.done[place] += 1
+
+    def ahead(self) -> set[int]:
+        """Clients that must wait for the slowest."""
+        if self.bound is None:
+            return set()
+        return set(np.flatnonzero(self.done > self.done.min() + self.bound).tolist())
+
+    def hint(self) -> str:
+        """What may be behind it where nobody answers."""
+        return "" if self.bound is None else f" (with bound={self.bound}, all wait for whoever never answers)"
+
+    def tasks(self) -> tuple[int, ...]:
+        """For the next round."""
+        return tuple(self.done.tolist())
+
+    def measures(self) -> dict[str, float]:
+        """For the history."""
+        return {} if self.bound is None else {"lead": int(np.ptp(self.done))}
 
 
 class _Tower:
@@ -195,7 +248,7 @@ class _Tower:
         """The flight of a client that starts now."""
         at = np.array([place])
         chance = seeds.seed(self.crowd.seed, sequence, "", "flight")
-        work = self.crowd.work(self.plan.algorithm, at)
+        work = self.crowd.work(self.plan.algorithm, at, version + 1)
         fates = self.crowd.fates(chance, at, work, self.down, self.up, clock)
         return Flight(clock + float(fates.seconds[0]), sequence, place, version, bool(fates.answers[0]))
 

@@ -8,11 +8,13 @@ is one accumulator.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from insitu.core import spans
 from insitu.core.errors import UpdateError
 from insitu.core.types import Answer, Context, Failure, Folded, Report
+from insitu.rounds.client import failure
 from insitu.rounds.plan import Plan
 
 
@@ -26,6 +28,29 @@ def fold_in(plan: Plan, accumulator: Any, answer: Answer) -> Any:
             context = Context(answer.task.round, 0, seed=answer.task.seed, client=answer.task.client)
             update = stage.decode_each(update, context)
     return plan.reduce.add(accumulator, update, answer.task.client)
+
+
+def in_blocks(
+    plan: Plan, items: Iterable[Answer | Folded | Failure], wanted: Callable[[], bool] = lambda: True
+) -> list[Answer | Folded | Failure] | None:
+    """The items, all answers of a block made one: what a process tells another of it. None: no longer wanted."""
+    sums: dict[int, tuple[Any, list[Report]]] = {}
+    kept: list[Answer | Folded | Failure] = []
+    for item in items:
+        if not wanted():
+            return None
+        if not isinstance(item, Answer):
+            kept.append(item)
+            continue
+        accumulator, reports = sums.get(item.task.block) or (plan.reduce.zero(), [])
+        try:
+            accumulator = fold_in(plan, accumulator, item)
+        except UpdateError as error:
+            kept.append(failure(item.task, error))
+        else:
+            reports.append(item.report())
+            sums[item.task.block] = accumulator, reports
+    return [*kept, *(Folded(block, accumulator, reports) for block, (accumulator, reports) in sums.items())]
 
 
 class Fold:

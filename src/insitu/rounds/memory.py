@@ -68,6 +68,9 @@ class Memories(Mapping[str, Any]):
         self.budget = budget
         self.held = 0
         """Bytes of memories that are not on disk."""
+        self.commits = 0
+        """How often ``commit`` was called, and with what the last time."""
+        self.counted: Collection[int] | None = None
         self._file: Spill | None = None
         self._recent: OrderedDict[Kept, str] = OrderedDict()
         self._pending: dict[str, tuple[int, Kept]] = {}
@@ -112,6 +115,7 @@ class Memories(Mapping[str, Any]):
 
     def commit(self, counted: Collection[int] | None = None) -> None:
         """The round counts: pending memories become current; those of the indices that ``counted``, where given."""
+        self.commits, self.counted = self.commits + 1, counted
         pending, self._pending = self._pending, {}
         for client, (index, kept) in pending.items():
             if counted is not None and index not in counted:

@@ -10,7 +10,7 @@ from typing import Any
 from insitu.core import checks, wire
 from insitu.core.errors import PlanError
 from insitu.core.part import plain
-from insitu.core.protocols import Algorithm, Cohort, FitLearner, GradientLearner, Learner, Reduce, Stage
+from insitu.core.protocols import Algorithm, Cohort, FitLearner, GradientLearner, Learner, Reduce, Stage, Stepwise
 from insitu.core.types import Schema, Variables
 from insitu.rounds.buffered import Buffered
 from insitu.rounds.cohort import Everyone, Poisson
@@ -18,6 +18,10 @@ from insitu.rounds.policy import Policy
 from insitu.rounds.world import World
 
 LARGEST_BLOCK = 256
+_GRADIENTS_OWN = (
+    ("steps", None), ("clip", None), ("optimizer", "sgd"), ("batches", "anew"), ("keep_optimizer", False),
+)  # fmt: skip
+"""Options that a learner which fits by itself has no use for, with their usual values."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Plan:
 
     algorithm         what clients and server do (:mod:`insitu.algorithms`)
     learner           the model (:mod:`insitu.learners`); None for methods that need none (KNN, KMeans)
-    stages            done to every update on its way, in this order (:mod:`insitu.privacy`)
+    stages            done to every update on its way, in this order (:mod:`insitu.privacy`, :mod:`insitu.compress`)
     reduce            how updates become a total; None: as the algorithm says
     cohort            who takes part in a round
     policy            when a round is complete or void
@@ -83,6 +87,8 @@ class Plan:
         self._check_learner()
         self._check_stages()
         self._check_buffered()
+        self._check_everyone()
+        self._check_steps()
         if (reason := self.algorithm.refuses(self.reduce)) is not None:
             raise PlanError(reason)
 
@@ -116,7 +122,7 @@ class Plan:
 
     def _check_black_box(self) -> None:
         config = self.algorithm.config()
-        for option, usual in (("steps", None), ("clip", None), ("optimizer", "sgd")):
+        for option, usual in _GRADIENTS_OWN:
             if config.get(option, usual) != usual:
                 raise PlanError(
                     f"{option}={config[option]!r} is a matter of gradients, and {_name(self.learner)} fits by itself:"
@@ -129,14 +135,22 @@ class Plan:
                 raise PlanError(f"{stage!r} is not a stage: {_instance(stage, 'Clip(1.0)')}")
             if stage.changes_only and not (self.algorithm.tells_changes and isinstance(self.learner, GradientLearner)):
                 raise PlanError(
-                    f"{_name(stage)} bounds changes of a model, and {type(self.algorithm).__name__} with"
+                    f"{_name(stage)} is for changes of a model, and {type(self.algorithm).__name__} with"
                     f" {_name(self.learner)} tells none: leave it out, or use FedAvg with a learner that has gradients"
+                    " (among neighbours: Choco); Half and Quantize take parameters as well"
                 )
-            later = [s for s in self.stages[i + 1 :] if s.decodes == "sum"]
+            if (reason := stage.refuses(self.algorithm, self.learner, self.stages[:i])) is not None:
+                raise PlanError(reason)
+            later = [s for s in self.stages[i + 1 :] if s.decodes != "each"]
             if stage.decodes == "each" and later:
                 raise PlanError(
-                    f"{_name(stage)} must be undone for each update, but {_name(later[0])} after it is undone only"
-                    " for the sum, where single updates can no longer be seen: put it last or leave one out"
+                    f"{_name(stage)} must be undone for each update, but {_name(later[0])} after it "
+                    + (
+                        "is undone only for the sum, where single updates can no longer be seen: put it last or leave"
+                        " one out"
+                        if later[0].decodes == "sum"
+                        else f"would see its packed form: put {_name(later[0])} before it"
+                    )
                 )
             if stage.decodes == "sum" and self.reduce.needs == "each":
                 raise PlanError(
@@ -150,6 +164,10 @@ class Plan:
         if not isinstance(self.buffered, Buffered):
             raise PlanError(f"buffered={self.buffered!r} is not a Buffered: {_instance(self.buffered, 'Buffered(10)')}")
         name = type(self.algorithm).__name__
+        if self.algorithm.retells:
+            raise PlanError(
+                f"buffered rounds give every client the same model, and {name} gives each its own: leave buffered out"
+            )
         if not self.algorithm.tells_changes or not isinstance(self.learner, GradientLearner):
             raise PlanError(
                 f"buffered rounds discount a client's change of the model by its age, and {name} with"
@@ -160,6 +178,38 @@ class Plan:
             raise PlanError(
                 "buffered rounds draw their clients one by one and wait for nobody: leave cohort, over_select and"
                 " deadline out, and say Buffered(size=…, concurrency=…)"
+            )
+
+    def _check_everyone(self) -> None:
+        if not self.algorithm.needs_everyone:
+            return
+        name = type(self.algorithm).__name__
+        for option in ("cohort", "buffered"):
+            given = getattr(self, option)
+            if given is not None and given != Everyone():
+                raise PlanError(
+                    f"{name}'s clients keep what one that joins later could not know, so each takes part in every"
+                    f" round: leave {option}={given!r} out"
+                )
+        if self.policy.over_select:
+            raise PlanError(
+                f"{name} needs every client in every round: leave over_select={self.policy.over_select} out"
+            )
+
+    def _check_steps(self) -> None:
+        if not isinstance(self.algorithm, Stepwise):
+            return
+        name, count = type(self.algorithm).__name__, self.algorithm.steps_a_round()
+        others = self.cohort != Everyone() or self.policy.over_select or self.policy.deadline
+        if others or self.world is not None or self.buffered is not None:
+            raise PlanError(
+                f"{name} takes every step with all clients: leave cohort, over_select, deadline, world and buffered out,"
+                " or use FedSGD, which is one step a round"
+            )
+        if self.stages and count > 1:
+            raise PlanError(
+                f"{_name(self.stages[0])} keeps its memory from round to round, and a round of {name} is {count} steps:"
+                " say steps=1 (on ranks, Spmd(hook=…) compresses every step)"
             )
 
     def config(self) -> dict[str, Any]:

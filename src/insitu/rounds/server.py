@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from insitu.core import spans, tree
-from insitu.core.protocols import Session
+from insitu.core.protocols import Session, Stepwise, TakesSteps
 from insitu.core.types import Answer, ByClient, Context, Failure, Folded, Kind, LooksAhead, Population, Report, Task
 from insitu.rounds import virtual
 from insitu.rounds.buffered import USUAL_WORLD, Buffered, Sky, next_arrivals
@@ -83,6 +83,8 @@ class Server:
 
     def run_round(self, model: Model, round: int, attempt: int = 0) -> Outcome:
         """One round on ``model``. ``attempt`` counts void rounds before it: each draws another cohort."""
+        if isinstance(self.plan.algorithm, Stepwise):
+            return self._in_steps(self.plan.algorithm, model, round)
         message = self.plan.algorithm.ask(model.state, round)
         down = tree.nbytes(message.default if isinstance(message, ByClient) else message)
         if self.plan.buffered is not None:
@@ -108,6 +110,41 @@ class Server:
             for item in answers:
                 fold.take(item)
         return fold
+
+    def _in_steps(self, algorithm: Stepwise, model: Model, round: int) -> Outcome:
+        """Several steps as one round, which counts as a whole: by the session, or one after another from here."""
+        count, told = algorithm.steps_a_round(), self._sizes
+        first, down = (round - 1) * count, tree.nbytes(self.plan.algorithm.params(model.state).shared) * count
+        self.opened(round, len(told))
+        if isinstance(self.session, TakesSteps):
+            done = self.session.take_steps(model.state, round, first)
+            if done is not None:
+                after = None if done.trouble else Model(round, done.state, model.stages)
+                return Outcome(after, list(done.reports), [], len(done.reports), down, done.trouble)
+        after, reports, failures = model, {}, {}
+        for step in range(first, first + count):
+            parts = spread(algorithm.examples(step, sum(told), self.seed), told)
+            asked = algorithm.ask_step(after.state, round, parts)
+            message = ByClient({self.clients.id_at(place): own for place, own in asked.items()}, {})
+            places = np.array(sorted(asked))
+            heard = self._gather(
+                self._asked(places, "train", message, model.version, round), round, places, len(places)
+            )
+            failures |= {failure.client: failure for failure in heard.failures}
+            if heard.effect != "commit":
+                self.memories.discard()
+                return Outcome(None, heard.reports, [*failures.values()], len(told), down, heard.reason)
+            after = self._told(after, heard, round)
+            for report in heard.reports:
+                reports[report.client] = added(reports.get(report.client), report)
+        self.memories.commit()
+        return Outcome(after, [*reports.values()], [*failures.values()], len(told), down)
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        """Every client's examples; those are loaded that do not say."""
+        sizes = [self.clients.size_at(place) for place in range(len(self.clients))]
+        return [len(self.clients.at(place).data) if n is None else n for place, n in enumerate(sizes)]
 
     @cached_property
     def _crowd(self) -> Crowd:
@@ -162,11 +199,11 @@ class Server:
     def _as_it_comes(self, model: Model, message: Any, round: int, attempt: int) -> Heard:
         """On the real clock: a round is complete when enough have answered."""
         places, wanted = draw(self.plan.cohort, self.plan.policy, len(self.clients), self.seed, round, attempt)
+        self.opened(round, len(places))
         return self._gather(self._asked(places, "train", message, model.version, round), round, places, wanted)
 
     def _gather(self, tasks: Iterable[Task], round: int, places: np.ndarray, wanted: int) -> Heard:
         policy, fold = self.plan.policy, Fold(self.plan)
-        self.opened(round, len(places))
         opened = policy.open(len(places), wanted, self.clock())
         with closing(self._answers(tasks)) as answers:
             for item in answers:
@@ -222,9 +259,28 @@ class Server:
             )
             for index, flight in enumerate(landed.arrived)
         ]  # fmt: skip
+        self.opened(round, len(tasks))
         heard = self._gather(tasks, round, np.array([task.place for task in tasks]), len(tasks))
         sky = replace(landed.sky, bytes_up=mean_bytes_up(heard.reports))
         return replace(heard, pending=sky.tree(), measures=landed.measures)
+
+
+def spread(examples: np.ndarray, sizes: Sequence[int]) -> dict[int, np.ndarray]:
+    """Examples, numbered through all clients in their order, as positions among each client's own: by place."""
+    ends = np.cumsum(sizes)
+    owner = np.searchsorted(ends, examples, side="right")
+    order = np.argsort(owner, kind="stable")
+    places, starts = np.unique(owner[order], return_index=True)
+    parts = np.split(examples[order], starts[1:])
+    return {int(p): part - (ends[p] - sizes[p]) for p, part in zip(places, parts, strict=True)}
+
+
+def added(before: Report | None, report: Report) -> Report:
+    """A client's reports of several steps as one."""
+    if before is None:
+        return replace(report, memory=None)
+    metrics = {name: before.metrics.get(name, 0.0) + value for name, value in report.metrics.items()}
+    return replace(before, metrics=metrics, bytes_up=before.bytes_up + report.bytes_up)
 
 
 def mean_bytes_up(reports: list[Report]) -> float | None:

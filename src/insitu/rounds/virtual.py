@@ -80,7 +80,7 @@ def ask(plan: Plan, crowd: Crowd, clock: Clock, down: int, round: int, attempt: 
     places = drawn if here is None else here[drawn]
     chance = seeds.seed(crowd.seed, round, "", f"world {attempt}")
     up = down if clock.bytes_up is None else clock.bytes_up
-    fates = crowd.fates(chance, places, crowd.work(plan.algorithm, places), down, up, since)
+    fates = crowd.fates(chance, places, crowd.work(plan.algorithm, places, round), down, up, since)
     return Asked(places, wanted, since, available, fates)
 
 

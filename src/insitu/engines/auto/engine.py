@@ -14,8 +14,8 @@ from insitu.engines.inline import Inline
 class Auto(Engine):
     """Lanes in this process, where the plan allows them, and worker processes as soon as they pay.
 
-    Starts at once with lanes, measures what a round takes, and moves to one worker a core where that saves more than
-    twice the seconds that workers take to start; training goes on meanwhile. The answer has the same bits wherever it
+    Starts at once with lanes, measures what a round takes, and is joined by a worker process for each other core where
+    they save more than they take to start; training goes on meanwhile. The answer has the same bits wherever it
     is computed. What was chosen is among the run's choices, and a resumed run takes it.
     """
 

@@ -1,4 +1,4 @@
-"""A run that begins in lanes and moves to worker processes when that pays."""
+"""A run that begins in lanes in this process, and is joined by worker processes when that pays."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ from insitu.rounds.blocks import blocks_in_a_round
 
 START = 4.0
 """Seconds that workers take to start, until it has been measured on this machine."""
+MARGIN = 1.25
+"""How much more than their start workers must save. They start on cores that nobody uses, while training goes on."""
 UNEVEN = 1.15
 """How much longer the longest worker's share of a round is than the mean."""
 
 
 class AutoSession:
-    """Passes rounds on to lanes here, or to workers there. ``choices["workers"]`` says where: 1 is here."""
+    """Passes rounds on to lanes here, or shares them out: ``choices["workers"]`` is how many processes are at work."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
@@ -77,9 +79,9 @@ class AutoSession:
         return min(usable_cores(), blocks_in_a_round(self.setting))
 
     def _consider(self, seconds: float, rounds: int) -> None:
-        """Starts workers where they save, over the rounds that are left, more than twice what they cost."""
+        """Starts workers where they save, over the rounds that are left, more than they cost."""
         cost = float((remembered.recall(self._name()) or {}).get("seconds", START))
-        if self._workers > 1 and rounds * seconds * (1 - UNEVEN / self._workers) > 2 * cost:
+        if self._workers > 1 and rounds * seconds * (1 - UNEVEN / self._workers) > MARGIN * cost:
             self._starting = Thread(target=self._start, daemon=True)
             self._starting.start()
 
@@ -88,7 +90,8 @@ class AutoSession:
         setting = replace(self.setting, choices=given, notify=self._notices.append)
         began = time.perf_counter()
         try:
-            self._there = Processes(workers=self._workers).open(setting)
+            options = {"lanes": None, "compile": "auto", "device": "cpu"}
+            self._there = ProcessesSession(setting, self._workers - 1, options, self._here)
         except Exception as error:
             self._notices.append(f"worker processes cannot be had, so this process works alone: {error}")
             self._workers = 1
@@ -100,7 +103,7 @@ class AutoSession:
         self._starting = None
         if self._there:
             self.choices["workers"] = self._workers
-            self.setting.notify(f"{self._workers} worker processes take over")
+            self.setting.notify(f"{self._workers} processes are at work from here on")
         for notice in self._notices:
             self.setting.notify(notice)
         self._notices.clear()

@@ -8,13 +8,11 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
-from insitu.core.errors import UpdateError
 from insitu.core.protocols import Engine, Session, Setting
-from insitu.core.types import Answer, Failure, Folded, LooksAhead, Report, Task
+from insitu.core.types import Answer, Failure, Folded, LooksAhead, Task
 from insitu.engines.inline import Inline
 from insitu.engines.processes.orders import Done, Load, Order, Ready
-from insitu.rounds.client import failure
-from insitu.rounds.fold import fold_in
+from insitu.rounds.fold import in_blocks
 
 
 class Bench:
@@ -96,25 +94,17 @@ class Bench:
 
         None: cancelled.
         """
-        plan, fold = self._setting.plan, foldable(self._setting.plan, tasks[0])
-        sums: dict[int, tuple[Any, list[Report]]] = {}
-        kept: list[Answer | Folded | Failure] = []
+        plan = self._setting.plan
         with closing(self._session.run(tasks)) as items:  # type: ignore[type-var]  # a generator, by the protocol's text
-            for item in items:
+            bare = (_bare(item) if isinstance(item, Answer) else item for item in items)
+            if foldable(plan, tasks[0]):
+                return in_blocks(plan, bare, wanted)
+            kept = []
+            for item in bare:
                 if not wanted():
                     return None
-                if isinstance(item, Answer) and fold:
-                    accumulator, reports = sums.get(item.task.block) or (plan.reduce.zero(), [])
-                    try:
-                        accumulator = fold_in(plan, accumulator, item)
-                    except UpdateError as error:
-                        kept.append(failure(item.task, error))
-                    else:
-                        reports.append(_bare(item).report())
-                        sums[item.task.block] = accumulator, reports
-                else:
-                    kept.append(_bare(item) if isinstance(item, Answer) else item)
-        return [*kept, *(Folded(block, accumulator, reports) for block, (accumulator, reports) in sums.items())]
+                kept.append(item)
+            return kept
 
 
 def foldable(plan: Any, task: Task) -> bool:

@@ -37,11 +37,12 @@ _LAST_LINES = 40
 
 
 class Hand:
-    """A worker process. ``ready`` once it has an inner engine; ``block`` is the number of the one it works on."""
+    """A worker process. ``ready`` once it has an inner engine; ``blocks`` are the numbers of those that it has been
+    given, the first of which it works on."""
 
     def __init__(self, shelf: Shelf) -> None:
         self.ready = False
-        self.block: int | None = None
+        self.blocks: list[int] = []
         self.message: int | None = None
         """The number of the shared message that it was sent last."""
         ours, theirs = socket.socketpair()

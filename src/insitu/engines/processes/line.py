@@ -81,12 +81,13 @@ class Line:
         self._blocks.append(Block(next(self._numbers), tasks))
         return self._blocks[-1]
 
-    def take(self, number: int, done: Done | Lost, version: int) -> None:
-        """What came back for a block; it is worked off again where choices have changed since it was handed out."""
+    def take(self, number: int, done: Done | Lost | None, version: int) -> None:
+        """What came back for a block; it is worked off again where choices have changed since it was handed out, or
+        where nothing came."""
         block = next((block for block in self._blocks if block.number == number), None)
         if block is None:
             return  # of an earlier call, cancelled
-        if block.version == version or isinstance(done, Lost):
+        if done is not None and (block.version == version or isinstance(done, Lost)):
             block.done = done
         else:
             self._again.append(block)
@@ -105,6 +106,11 @@ class Line:
             if isinstance(block.done, Done):
                 block.done = None
                 self._again.append(block)
+
+
+def places(block: Block | None) -> list[int]:
+    """Where the block's clients are in the population."""
+    return [task.place for task in block.tasks] if block else []
 
 
 def told(block: Block) -> Iterator[Answer | Folded | Failure]:

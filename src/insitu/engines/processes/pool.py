@@ -52,22 +52,24 @@ class Pool:
             raise
         return self._first
 
-    def free(self) -> list[Hand]:
-        """The workers that wait for a block."""
-        return [hand for hand in self.hands if hand.ready and hand.block is None]
+    def free(self, ahead: int = 0) -> list[Hand]:
+        """The workers that wait for a block, or have no more than so many to do."""
+        return [hand for hand in self.hands if hand.ready and len(hand.blocks) <= ahead]
 
-    def events(self, wait: bool = True) -> Iterator[tuple[int, Done | Lost]]:
+    def events(self, wait: bool = True) -> Iterator[tuple[int, Done | Lost | None]]:
         """What became of blocks, by their numbers: all that is known by now, or, with ``wait``, soon.
+
+        None: nothing, since its worker died before it came to it.
 
         Raises EngineError where workers cannot start.
         """
         for hand, frame in self._news(LOOK_UP if wait else 0.0):
             if frame is None:
-                number, death = hand.block, self._replaced(hand)
-                if number is not None:
-                    yield number, death
+                numbers, death = hand.blocks, self._replaced(hand)
+                for i, number in enumerate(numbers):
+                    yield number, None if i else death
             elif frame.tag is Tag.DONE:
-                hand.block = None
+                hand.blocks.remove(frame.number)
                 yield frame.number, _read(frame)
             elif frame.tag is Tag.READY:
                 self._ready(hand, unpack(frame.packed))
@@ -81,7 +83,7 @@ class Pool:
     def cancel(self, number: int) -> None:
         """Tells the workers that blocks up to this number are no longer wanted."""
         for hand in self.hands:
-            if hand.block is not None:
+            if hand.blocks:
                 hand.post(Frame(Tag.CANCEL, number, Packed(b"")))
 
     def close(self) -> None:

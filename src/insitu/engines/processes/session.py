@@ -8,11 +8,11 @@ from itertools import count
 from typing import Any
 
 from insitu.core import spans
-from insitu.core.protocols import Setting
-from insitu.core.types import Answer, Failure, Folded, Task
+from insitu.core.protocols import Session, Setting
+from insitu.core.types import Answer, Failure, Folded, LooksAhead, Task
 from insitu.engines.processes.channel import Frame, Tag
 from insitu.engines.processes.hand import Hand
-from insitu.engines.processes.line import Block, Line, told
+from insitu.engines.processes.line import Block, Line, places, told
 from insitu.engines.processes.orders import Done, Load, Order
 from insitu.engines.processes.pack import pack
 from insitu.engines.processes.pool import Pool
@@ -25,41 +25,41 @@ OWN = ("workers", "inner")
 
 
 class ProcessesSession:
-    """Worker processes at work on one run."""
+    """Worker processes at work on one run, and, where there is a session ``here``, this process beside them."""
 
-    def __init__(self, setting: Setting, workers: int, options: Mapping[str, Any]) -> None:
-        self.setting = setting
+    def __init__(self, setting: Setting, workers: int, options: Mapping[str, Any], here: Session | None = None) -> None:
+        """``workers`` are the other processes; ``here`` computes as they do, and closes with its owner."""
+        self.setting, self._here = setting, here
         self._heard: set[str] = set()
         self._numbers = count(1)
         self._shared: tuple[Any, Frame] | None = None
         self._version = 0
+        self._last = 0
+        """The highest number of a block that was handed out."""
         self._settled = False
         self._pool = Pool(workers, Load(setting.plan, setting.clients, setting.rounds, setting.seed, options))
         first = self._pool.start({name: x for name, x in setting.choices.items() if name not in OWN})
-        self.choices: dict[str, Any] = {"workers": workers, "inner": first.engine, **first.choices}
+        at_work = workers + (here is not None)
+        self.choices: dict[str, Any] = {"workers": at_work, "inner": first.engine, **first.choices}
         self._notify(first.notices)
-        self._share = -(-cohort_size(setting) // workers)
+        self._share = -(-cohort_size(setting) // at_work)
 
     def run(self, work: Iterable[Task]) -> Iterator[Answer | Folded | Failure]:
-        line = Line(work, self._numbers, AHEAD * len(self._pool.hands), self._together())
-        last = 0
+        line = Line(work, self._numbers, AHEAD * self.choices["workers"], self._together())
         try:
             self._hear(line, wait=False)
             while not line.over():
-                handed: list[tuple[Hand, Block]] = []
-                for hand in self._pool.free():
-                    if (block := line.next(hand)) is None:
-                        break
-                    handed.append((hand, block))
-                for hand, block in handed:  # everyone has one before anyone is told of another
-                    last = max(last, block.number)
-                    self._hand_out(hand, block, line.keep(hand))
+                self._hand_out_all(line, 0)
                 if done := line.first():
                     self._learn(done, line)
                     yield from told(done)
+                elif self._here and (block := line.next(self._here)):
+                    # Nobody listens while this block is worked off: each worker has another one to go on with.
+                    self._hand_out_all(line, 1)
+                    self._work_here(block, line, self._here)
                 self._hear(line, wait=line.waiting())
         finally:
-            self._pool.cancel(last)
+            self._pool.cancel(self._last)
 
     def close(self) -> None:
         """Ends all workers."""
@@ -74,12 +74,35 @@ class ProcessesSession:
             for number, done in self._pool.events(wait):
                 line.take(number, done, self._version)
 
+    def _hand_out_all(self, line: Line, ahead: int) -> None:
+        """A block to each worker that has no more than so many."""
+        handed: list[tuple[Hand, Block]] = []
+        for hand in self._pool.free(ahead):
+            if (block := line.next(hand)) is None:
+                break
+            handed.append((hand, block))
+        for hand, block in handed:  # everyone has one before anyone is told of another
+            self._hand_out(hand, block, line.keep(hand))
+
+    def _work_here(self, block: Block, line: Line, here: Session) -> None:
+        for name in [name for name in here.choices if name not in OWN]:
+            del here.choices[name]
+        here.choices.update(self._inner_choices())
+        block.version = self._version
+        if isinstance(self.setting.clients, LooksAhead):
+            # The server has announced the whole cohort, most of which the workers read.
+            self.setting.clients.ahead([*places(block), *places(line.keep(here))])
+        items = list(here.run(block.tasks))
+        choices = {name: value for name, value in here.choices.items() if name not in OWN}
+        line.take(block.number, Done(items, choices), self._version)
+
     def _hand_out(self, hand: Hand, block: Block, after: Block | None) -> None:
         memories = {task.client: self.setting.memories.get(task.client) for task in block.tasks}
         tasks, message = self._without_message(hand, block.tasks)
-        ahead = [task.place for task in after.tasks] if after else ()
-        order = Order(tasks, memories, message, self._inner_choices(), ahead)
-        block.version, hand.block = self._version, block.number
+        order = Order(tasks, memories, message, self._inner_choices(), places(after))
+        block.version = self._version
+        hand.blocks.append(block.number)
+        self._last = max(self._last, block.number)
         hand.post(Frame(Tag.BLOCK, block.number, pack(order)))
 
     def _without_message(self, hand: Hand, tasks: Sequence[Task]) -> tuple[Sequence[Task], int | None]:

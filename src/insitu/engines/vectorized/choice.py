@@ -59,18 +59,18 @@ def predicted(costs: dict[int, float], blocks: Sequence[Sequence[int]], lanes: i
     return total
 
 
-def measured(step: Callable[[int], Callable[[], Any]], most: int, seconds: float) -> dict[int, float]:
+def measured(steps: Callable[[int], tuple[Callable[[], Any], int]], most: int, seconds: float) -> dict[int, float]:
     """c(n) for n = 1, 2, 4, …, as far as the time goes and as it still gets better."""
     costs: dict[int, float] = {}
     began, n = time.perf_counter(), 1
     while n <= most and (not costs or time.perf_counter() - began < seconds):
-        take = step(n)
+        take, count = steps(n)
         take()  # memory, kernels
         times = []
         for _ in range(3):
             t = time.perf_counter()
             take()
-            times.append(time.perf_counter() - t)
+            times.append((time.perf_counter() - t) / count)
         costs[n] = min(times)
         each = [costs[m] / m for m in sorted(costs)]
         if len(each) > 2 and min(each[-2:]) > 1.1 * min(each):
@@ -107,14 +107,14 @@ def _chosen_lanes(lanes: Lanes, wave: Wave, setting: Setting, blocks: Sequence[S
     model = sum(x.numel() * x.element_size() for x in tree.values(wave.jobs[0].carry))
     largest = max(1, min(MOST, ROOM // max(model, 1), sum(len(block) for block in blocks)))
 
-    def step(n: int) -> Callable[[], Any]:
+    def steps(n: int) -> tuple[Callable[[], Any], int]:
         return lanes.rehearsed(wave, n)
 
-    once = measured(step, 1, 0.0)
+    once = measured(steps, 1, 0.0)
     budget = SHARE * once[1] * sum(map(sum, blocks)) * setting.rounds
     if budget < 8 * once[1]:
         return None
-    costs = measured(step, largest, min(budget, LONGEST))
+    costs = measured(steps, largest, min(budget, LONGEST))
     if len(costs) < min(3, largest):
         return None
     tried = sorted({n for n in (*costs, *(m + m // 2 for m in costs)) if n <= max(costs)})
@@ -148,10 +148,10 @@ def _compiled(lanes: Lanes, wave: Wave, count: int) -> dict[str, float]:
     """How long the compiler takes, and the step then."""
     lanes.compiled = count
     began = time.perf_counter()
-    step = lanes.rehearsed(wave, count)
+    step, steps = lanes.rehearsed(wave, count)
     step()
     compiling = time.perf_counter() - began
-    return {"compiling": compiling, "compiled": measured(lambda n: step, 1, 0.0)[1]}
+    return {"compiling": compiling, "compiled": measured(lambda n: (step, steps), 1, 0.0)[1]}
 
 
 def has_compiler(device: torch.device) -> bool:

@@ -76,51 +76,61 @@ class Lanes:
         same = all(job.fixed["message"] is first for job in wave.jobs)
         with spans.span("train", "fill lanes"):
             fixed = {
-                "message": self._here(first) if same else wave.stacked([job.fixed["message"] for job in wave.jobs]),
+                "message": self._here(first)
+                if same
+                else wave.stacked([job.fixed["message"] for job in wave.jobs], "messages"),
                 "memory": None
                 if wave.jobs[0].fixed["memory"] is None
-                else wave.stacked([job.fixed["memory"] for job in wave.jobs]),
+                else wave.stacked([job.fixed["memory"] for job in wave.jobs], "memories"),
                 "frozen": self._here(wave.jobs[0].fixed["frozen"]),
             }
-            carry = wave.stacked([job.carry for job in wave.jobs])
+            carry = wave.stacked([job.carry for job in wave.jobs], "carry")
         self._count(wave)
         told = fixed["message"] if same else None
-        step = self._step(fixed, same)
-        if self.kind == "fused" and same:
-            with spans.span("train", "steps"):
-                end = self._in_place(step, carry, fixed, wave)
-            yield Finished(wave.jobs, end, told)
+        if self.kind == "fused" and same and self._model:
+            together = steps.fused(self._model, float(fixed["message"]["lr"]))
+            yield Finished(wave.jobs, self._in_place(together, carry, fixed, wave), told)
         else:
-            yield from self._in_turn(step, carry, fixed, wave, told)
+            yield from self._in_turn(self._step(fixed, same), carry, fixed, wave, told)
 
-    def rehearsed(self, wave: Wave, n: int) -> Callable[[], Any]:
-        """One step of ``n`` clients like the wave's first, to be timed; what comes of it is thrown away."""
+    def rehearsed(self, wave: Wave, n: int) -> tuple[Callable[[], Any], int]:
+        """Some steps of ``n`` clients like the wave's first, to be timed, and how many they are.
+
+        What comes of them is thrown away.
+        """
         job = wave.jobs[0]
         memory = job.fixed["memory"]
-        many = tree.map(lambda x: x[:1].expand(n, *x.shape[1:]).contiguous(), next(wave.turns()).batch)
+        many = 1 if self.kind != "fused" else wave.steps_in_a_stretch(n)
+        first = next(wave.turns()).batch
+        batch = {
+            name: _times(column, n if name == "seed" or self.kind != "fused" else many * n)
+            for name, column in first.items()
+        }
         carry = _repeated(self._here(job.carry), n)
         fixed = {
             "message": self._here(job.fixed["message"]),
             "memory": None if memory is None else _repeated(self._here(memory), n),
             "frozen": self._here(job.fixed["frozen"]),
         }
-        step = self._step(fixed, same=True)
+        lr = float(fixed["message"]["lr"])
+        fused = steps.fused(self._model, lr) if self.kind == "fused" and self._model else None
+        step = None if fused else self._step(fixed, same=True)
 
         def once() -> None:
-            step(carry, fixed, many)
+            if fused:
+                fused(carry, fixed, batch, [n] * many)
+            elif step:
+                step(carry, fixed, batch)
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
 
-        return once
+        return once, many
 
-    def _in_place(self, step: steps.Step, carry: Any, fixed: Any, wave: Wave) -> Any:
+    def _in_place(self, steps: steps.Steps, carry: Any, fixed: Any, wave: Wave) -> Any:
         """Fused steps change the carry itself: all ends stand in it when the longest client has finished."""
-        now, n = carry, len(wave.jobs)
-        for turn in wave.turns():
-            if turn.lanes < n:
-                n = turn.lanes
-                now = _first(carry, n)
-            step(now, fixed, turn.batch)
+        for stretch in wave.stretches():
+            with spans.span("train", "steps"):
+                steps(carry, fixed, stretch.batch, stretch.counts)
         return carry
 
     def _in_turn(self, step: steps.Step, carry: Any, fixed: Any, wave: Wave, told: Any) -> Iterator[Finished]:
@@ -173,8 +183,6 @@ class Lanes:
         return tree.map(lambda x: x.to(self.device), a)
 
     def _step(self, fixed: Any, same: bool) -> steps.Step:
-        if self.kind == "fused" and same and self._model:
-            return steps.fused(self._model, float(fixed["message"]["lr"]))
         if self.kind in ("fused", "stacked") and self._model:
             return steps.stacked(self.algorithm, self._model, same_message=same)
         if same not in self._maps:
@@ -234,6 +242,10 @@ class Lanes:
             if tree.not_finite(grads) is None:
                 return job, lane, int(turn.sizes[k])
         raise trouble
+
+
+def _times(column: Any, n: int) -> Any:
+    return tree.map(lambda x: x[:1].expand(n, *x.shape[1:]).contiguous(), column)
 
 
 def _repeated(a: Any, n: int) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import cached_property
 from itertools import chain, groupby
 from typing import Any
 
@@ -13,12 +14,13 @@ import torch
 from insitu.core import spans, tree
 from insitu.core.descent import Descent, Job
 from insitu.core.protocols import Setting
-from insitu.core.types import Answer, Client, Failure, Folded, Task
+from insitu.core.types import Answer, Client, Failure, Folded, InOnePiece, Task
 from insitu.engines.inline import attempt
 from insitu.engines.vectorized.choice import settled
+from insitu.engines.vectorized.examples import Examples, Joined, Shelf, Whole, form, in_one_piece
 from insitu.engines.vectorized.lanes import Finished, Lanes
 from insitu.engines.vectorized.together import Together, can_fold_together
-from insitu.engines.vectorized.wave import Shelf, Wave, form, width
+from insitu.engines.vectorized.wave import Wave, width
 from insitu.rounds.blocks import joined
 from insitu.rounds.client import answer, failure
 from insitu.rounds.evaluate import evaluate_block
@@ -39,7 +41,11 @@ class VectorizedSession:
         fixed_lanes = choices["lanes"] if choices["compile"] else None
         self.lanes = Lanes(self._algorithm, self.plan.learner, choices["device"], compiled=fixed_lanes)
         self._proven, self._measure = False, measure
+        self.apart: bool = self.plan.reduce.needs == "each" or self.plan.stops_early()
+        """Whether updates are passed on as they are, and not their sum."""
         self._shelf = Shelf()
+        self._checked: set[int] = set()
+        """Places whose data were looked at; what lies in memory in one piece does not change."""
         # A resumed run sums with as many threads as before: another number may give other bits.
         self._threads = torch.get_num_threads()
         if self._threads != choices["threads"]:
@@ -67,9 +73,9 @@ class VectorizedSession:
             client = self.setting.clients.at(task.place)
             own = (self.setting.memories.get(task.client) or {}).get("algorithm")
             job = self._algorithm.open(task, client, self.plan.learner, own)
-            columns = self.plan.learner.batch(client.data, slice(None))
+            examples = self._whole or Joined({task.client: self.plan.learner.batch(client.data, slice(None))})
             size = width(job, self._algorithm.work().batch_size, self.plan.learner.mixes)
-            wave = Wave([job], [columns], size, self.lanes.device, Shelf())
+            wave = Wave([job], examples, size, self.lanes.device, Shelf())
             if not self.lanes.kind:
                 self._choose(wave)
             self.choices.update(settled(self.lanes, wave, self.setting, self.choices))
@@ -84,9 +90,9 @@ class VectorizedSession:
         """One block, or several that fit into the lanes together. Each is summed by itself, as if it were alone."""
         sums = {task.block: Together(self.plan) for task in tasks}
         told = self._told(tasks, sums)
-        if self.plan.reduce.needs == "each" or self.plan.stops_early():
-            # Passed on as they are, where each is needed or some may turn out not to be: in the cohort's order, so
-            # that a round that is complete before all were heard has the same clients.
+        if self.apart:
+            # Where each is needed or some may turn out not to be: in the cohort's order, so that a round that is
+            # complete before all were heard has the same clients.
             yield from sorted(told, key=lambda item: item.index if isinstance(item, Failure) else item.task.index)
             return
         for item in told:
@@ -125,29 +131,44 @@ class VectorizedSession:
 
     def _some(self, clients: Sequence[tuple[Task, Client]], sums: Sums) -> Iterator[Told]:
         """As many clients as there are lanes. Their tasks are opened here: a block must not be a block of models."""
-        jobs: list[tuple[Job, Any]] = []
+        jobs: list[Job] = []
+        parts: dict[str, Any] = {}
         failures: list[Failure] = []
+        whole = self._whole is not None
         with spans.span("data", "jobs"):
             for task, client in clients:
                 try:
                     own = (self.setting.memories.get(task.client) or {}).get("algorithm")
-                    job = self._algorithm.open(task, client, self.plan.learner, own)
-                    jobs.append((job, self.plan.learner.batch(client.data, slice(None))))
+                    known = whole and task.place in self._checked
+                    job = self._algorithm.open(task, client, self.plan.learner, own, checked=known)
+                    self._checked.add(task.place)
+                    if not whole:
+                        parts[task.client] = self.plan.learner.batch(client.data, slice(None))
+                    jobs.append(job)
                 except Exception as error:
                     failures.append(failure(task, error))
         yield from failures
         size, mixes = self._algorithm.work().batch_size, self.plan.learner.mixes
 
-        def kin(entry: tuple[Job, Any]) -> Any:
-            return width(entry[0], size, mixes), form(entry[1])
+        def kin(job: Job) -> Any:
+            return width(job, size, mixes), form(parts[job.task.client]) if parts else None
 
         for (padded, _), alike in groupby(jobs, key=kin):
-            chosen = list(alike)
-            yield from self._wave([job for job, _ in chosen], [columns for _, columns in chosen], padded, sums)
+            yield from self._wave(list(alike), self._whole or Joined(parts), padded, sums)
 
-    def _wave(self, jobs: Sequence[Job], columns: Sequence[Any], size: int, sums: Sums) -> Iterator[Told]:
+    @cached_property
+    def _whole(self) -> Whole | None:
+        """All clients' data, where they lie in memory in one piece and fit the device."""
+        clients = self.setting.clients
+        if not isinstance(clients, InOnePiece):
+            return None
+        with suppress(Exception), spans.span("start", "data"):  # what is wrong with them is told client by client
+            return in_one_piece(clients.whole(), self.plan.learner, self.lanes.device)
+        return None
+
+    def _wave(self, jobs: Sequence[Job], examples: Examples, size: int, sums: Sums) -> Iterator[Told]:
         left = {job.task.client: job for job in jobs}
-        trouble = yield from self._trained(jobs, columns, size, left, sums)
+        trouble = yield from self._trained(jobs, examples, size, left, sums)
         if trouble is None:
             return
         waiting = list(left.values())
@@ -157,12 +178,12 @@ class VectorizedSession:
             yield from self._one_by_one(trouble, waiting)
 
     def _trained(
-        self, jobs: Sequence[Job], columns: Sequence[Any], size: int, left: dict[str, Job], sums: Sums
+        self, jobs: Sequence[Job], examples: Examples, size: int, left: dict[str, Job], sums: Sums
     ) -> Generator[Told, None, Exception | None]:
         """One wave; takes those who are done out of ``left``. Returns what stopped it, its memory let go of."""
         try:
             with spans.span("data", "wave"):
-                wave = Wave(jobs, columns, size, self.lanes.device, self._shelf)
+                wave = Wave(jobs, examples, size, self.lanes.device, self._shelf)
             if not self.lanes.kind:
                 with spans.span("start", "choose the step"):
                     self._choose(wave)
@@ -183,7 +204,7 @@ class VectorizedSession:
             self.choices["step_because"] = reason
 
     def _finish(self, finished: Finished, sums: Sums) -> Iterator[Told]:
-        if finished.message is not None and can_fold_together(self.plan, finished):
+        if not self.apart and finished.message is not None and can_fold_together(self.plan, finished):
             for block in dict.fromkeys(job.task.block for job in finished.jobs):
                 part = finished.of_block(block)
                 try:
@@ -207,7 +228,7 @@ class VectorizedSession:
             }
             job = Job(job.task, job.client, job.batches, fixed, job.carry, job.dropout)
             update, own = self._algorithm.close(self.plan.learner, job, end)
-            if self.plan.reduce.needs == "each" or self.plan.stops_early():
+            if self.apart:
                 # The lane's memory is used again, so what leaves is a copy.
                 update = type(update)(_to_cpu(tree.copy(update.value)), update.weight, update.metrics)
             own = None if own is None else _to_cpu(tree.copy(own))

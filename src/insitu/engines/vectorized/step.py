@@ -10,9 +10,10 @@ Shapes: n lanes in front of every leaf of carry, memory and (unless it is the sa
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from insitu.core.descent import Descent
@@ -21,7 +22,9 @@ from insitu.core.types import Variables
 
 Carry = dict[str, Any]
 Step = Callable[[Carry, Mapping[str, Any], Mapping[str, Any]], Carry]
-"""(carry, fixed, batch) → carry, which may be the same tensors, changed."""
+"""(carry, fixed, batch) → carry."""
+Steps = Callable[[Carry, Mapping[str, Any], Mapping[str, Any], Sequence[int]], None]
+"""(carry, fixed, batches, counts): the carry is changed, by one step of the first n lanes for each n in ``counts``."""
 
 
 def variables(carry: Mapping[str, Any], fixed: Mapping[str, Any]) -> Variables:
@@ -30,17 +33,16 @@ def variables(carry: Mapping[str, Any], fixed: Mapping[str, Any]) -> Variables:
     return Variables(carry["shared"], carry["buffers"], own, fixed["frozen"])
 
 
-def fused(model: StackedGradient, lr: float) -> Step:
-    """Plain descent with one learning rate for all lanes."""
+def fused(model: StackedGradient, lr: float) -> Steps:
+    """Plain descent with one learning rate for all lanes, many steps in one call."""
 
-    def step(carry: Carry, fixed: Mapping[str, Any], batch: Mapping[str, Any]) -> Carry:
-        sums = model.descend(variables(carry, fixed), batch, carry["steps"], lr)
+    def steps(carry: Carry, fixed: Mapping[str, Any], batch: Mapping[str, Any], counts: Sequence[int]) -> None:
+        sums = model.descend_all(variables(carry, fixed), batch, counts, carry["steps"], lr)
+        lane = torch.from_numpy(np.concatenate([np.arange(n) for n in counts])).to(carry["steps"].device)
         for name, total in carry["sums"].items():
-            total.add_(sums[name])
-        carry["steps"].add_(1)
-        return carry
+            total.index_add_(0, lane, sums[name].to(total.dtype))
 
-    return step
+    return steps
 
 
 def stacked(algorithm: Descent, model: StackedGradient, *, same_message: bool) -> Step:

@@ -18,7 +18,11 @@ def can_fold_together(plan: Any, finished: Finished) -> bool:
     """Whether clients tell nothing but the change of the model, and nothing is done to it on its way to the mean."""
     own, end = type(plan.algorithm), finished.end
     plain = own.report is Descent.report and own.close is Descent.close
-    keeps_nothing = not (end["buffers"] or end["personal"] or end["kept"]) and finished.jobs[0].fixed["memory"] is None
+    keeps_nothing = (
+        not (end["buffers"] or end["personal"] or end["kept"])
+        and finished.jobs[0].fixed["memory"] is None
+        and not plan.algorithm.keeps_optimizer()
+    )
     on_time = all(job.task.discount == 1 for job in finished.jobs)
     mean = type(plan.reduce) is Mean and not plan.stages and not plan.stops_early()
     return plain and keeps_nothing and on_time and mean

@@ -64,7 +64,7 @@ def doubt(model: StackedGradient, learner: GradientLearner, carry: Any, fixed: A
         other = {**batch, "x": tree.map(lambda c: torch.stack([c[0], torch.zeros_like(c[1])]), batch["x"])}
         again, _, _ = model.gradient(both, other, step)
         trained = tree.copy({"shared": carry["shared"], "personal": carry["personal"]})
-        model.descend(variables({**carry, **trained}, fixed), batch, step, 1.0)
+        model.descend_all(variables({**carry, **trained}, fixed), batch, [2], step.clone(), 1.0)
     except Exception as error:
         return f"{type(error).__name__}: {error}".splitlines()[0][:200]
     if any(not torch.equal(a[0], b[0]) for a, b in zip(tree.values(grads), tree.values(again), strict=True)):

@@ -7,7 +7,6 @@ gathered a stretch of steps at a time, with one call for all lanes: a step reads
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,23 +17,10 @@ from torch import Tensor
 
 from insitu.core import spans, tree
 from insitu.core.descent import Job
+from insitu.engines.vectorized.examples import Examples, Shelf
 
 STRETCH = 4 * 2**20
 """Bytes of examples that are gathered at a time, so far as one step does not need more: they stay in the cache."""
-
-
-class Shelf:
-    """Memory that waves write to one after another: fresh memory costs a page fault every four kilobytes."""
-
-    def __init__(self) -> None:
-        self._held: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
-
-    def take(self, name: str, shape: Sequence[int], like: Tensor, device: torch.device) -> Tensor:
-        """Memory of this shape and the dtype of ``like``; it is whatever the last wave left there."""
-        key, size = (name, like.dtype, device), math.prod(shape)
-        if key not in self._held or self._held[key].numel() < size:
-            self._held[key] = torch.empty(size, dtype=like.dtype, device=device)
-        return self._held[key][:size].view(*shape)
 
 
 @dataclass(frozen=True)
@@ -46,20 +32,40 @@ class Turn:
     sizes: np.ndarray
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """Some steps: in step t the first ``counts[t]`` lanes are at work, R = Σ counts.
+
+    batch columns [R, B, …], step after step, but for ``seed`` [counts[0]]; ``sizes`` [R].
+    """
+
+    counts: list[int]
+    batch: dict[str, Any]
+    sizes: np.ndarray
+
+    def turns(self) -> Iterator[Turn]:
+        """Its steps one by one."""
+        at = 0
+        for n in self.counts:
+            part = slice(at, at + n)
+            batch = {
+                name: column[:n] if name == "seed" else tree.map(lambda c, part=part: c[part], column)
+                for name, column in self.batch.items()
+            }
+            yield Turn(n, batch, self.sizes[part])
+            at += n
+
+
 class Wave:
     """Some clients' jobs, sorted by their number of steps, longest first."""
 
-    def __init__(
-        self, jobs: Sequence[Job], columns: Sequence[Any], size: int, device: torch.device, shelf: Shelf
-    ) -> None:
-        """``columns``: each client's examples, [n, …] a column. ``size``: B."""
-        order = sorted(range(len(jobs)), key=lambda k: -len(jobs[k].batches))
-        self.jobs = [jobs[k] for k in order]
+    def __init__(self, jobs: Sequence[Job], examples: Examples, size: int, device: torch.device, shelf: Shelf) -> None:
+        """``examples``: where the clients' are. ``size``: B."""
+        self.jobs = sorted(jobs, key=lambda job: -len(job.batches))
         self.size, self.device = size, device
         self.steps = np.array([len(job.batches) for job in self.jobs])
-        parts = [columns[k] for k in order]
         self._shelf = shelf
-        self.columns = {name: self._joint(name, *(part[name] for part in parts)) for name in parts[0]}
+        self.columns, self._orders = examples.of(self.jobs, shelf, device)
         self._seeds = torch.tensor([job.dropout for job in self.jobs], device=device)
         self._dtype = tree.first_leaf({"s": self.jobs[0].carry["shared"], "p": self.jobs[0].carry["personal"]}).dtype
 
@@ -67,33 +73,45 @@ class Wave:
         """n_t for every step: how many clients have not finished before it [T]."""
         return (self.steps[None, :] > np.arange(self.steps[0])[:, None]).sum(1)
 
-    def turns(self, pad_to: int | None = None) -> Iterator[Turn]:
-        """All steps in order. ``pad_to``: so many lanes at every step, idle ones with batches that weigh nothing."""
+    def stretches(self, pad_to: int | None = None) -> Iterator[Stretch]:
+        """All steps in order, some at a time. ``pad_to``: so many lanes at every step, idle ones weigh nothing."""
         counts = self.counts()
-        with spans.span("data", "plan"):
-            rows, sizes = self._plan()
         if pad_to is not None:
-            rows, sizes = _widened(rows, pad_to), _widened(sizes, pad_to)
             counts = np.full(len(counts), pad_to)
-        at = 0
-        for until in self._stretches(counts):
-            active = np.arange(rows.shape[1]) < counts[at:until, None]
-            yield from self._stretch(rows[at:until][active], sizes[at:until][active], counts[at:until])
-            at = until
+        with spans.span("data", "plan"):
+            rows, sizes = self._plan(counts)
+        at = row = 0
+        for until in self._ends(counts):
+            stop = row + int(counts[at:until].sum())
+            with spans.span("data", "gather"):
+                stretch = self._stretch(rows[row:stop], sizes[row:stop], counts[at:until].tolist())
+            yield stretch
+            at, row = until, stop
 
-    def stacked(self, trees: Sequence[Any]) -> Any:
-        """Trees of the clients, in the order of ``jobs``, as one with K in front of every leaf."""
-        return tree.map(lambda *leaves: _stack(leaves, self.device), *trees)
+    def steps_in_a_stretch(self, lanes: int) -> int:
+        """About how many steps of so many lanes are taken in one go."""
+        return max(1, min(int(self.steps.mean()), self._most() // lanes))
 
-    def _joint(self, name: str, *parts: Any) -> Any:
-        """The clients' columns below each other, on the device."""
-        if isinstance(parts[0], Mapping):
-            return {key: self._joint(f"{name}/{key}", *(part[key] for part in parts)) for key in parts[0]}
-        if len(parts) == 1:
-            return parts[0].to(self.device)
-        rows = sum(len(part) for part in parts)
-        held = self._shelf.take(f"all {name}", (rows, *parts[0].shape[1:]), parts[0], parts[0].device)
-        return torch.cat(parts, out=held).to(self.device)
+    def turns(self, pad_to: int | None = None) -> Iterator[Turn]:
+        """All steps in order, one at a time."""
+        for stretch in self.stretches(pad_to):
+            yield from stretch.turns()
+
+    def stacked(self, trees: Sequence[Any], name: str) -> Any:
+        """Trees of the clients, in the order of ``jobs``, as one with K in front of every leaf.
+
+        It stands in memory that the next wave's stack of this name takes.
+        """
+        first = trees[0]
+        if tree.is_branch(first):
+            return {key: self.stacked([some[key] for some in trees], f"{name}/{key}") for key in first}
+        held = self._shelf.take(name, (len(trees), *first.shape), first, self.device)
+        # Where all are one tensor, as at the start of a round, it is read once.
+        if all(leaf is first for leaf in trees):
+            return held.copy_(first.expand(held.shape))
+        if all(leaf.device == held.device for leaf in trees):
+            return torch.stack(tuple(trees), out=held)
+        return held.copy_(torch.stack(tuple(trees)))
 
     def _gathered(self, name: str, column: Any, index: Tensor, shape: Sequence[int]) -> Any:
         """Rows of a column, [*shape, …]."""
@@ -102,72 +120,55 @@ class Wave:
         held = self._shelf.take(f"now {name}", (len(index), *column.shape[1:]), column, self.device)
         return torch.index_select(column, 0, index, out=held).view(*shape, *column.shape[1:])
 
-    def _plan(self) -> tuple[np.ndarray, np.ndarray]:
-        """The rows of each step's batches [T, K, B] in the joint columns, and the batches' lengths [T, K].
+    def _plan(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of each batch [Σ n_t, B] in the joint columns, step after step, and the batches' lengths [Σ n_t].
 
         A batch with fewer examples is filled up with its last one again, which weighs nothing: so no lane ever sees
         what is not its client's.
         """
-        rows = np.zeros((self.steps[0], len(self.jobs), self.size), dtype=np.int64)
-        sizes = np.zeros(rows.shape[:2], dtype=np.int64)
-        place = np.arange(self.size)
-        offset = 0
-        for lane, job in enumerate(self.jobs):
-            stops = job.batches.ends
-            starts = np.concatenate([[0], stops[:-1]])
-            inside = np.minimum(starts[:, None] + place, stops[:, None] - 1)
-            rows[: len(stops), lane] = job.batches.order[inside] + offset
-            sizes[: len(stops), lane] = stops - starts
-            offset += len(job.client.data)
+        before = np.cumsum([0, *(len(order) for order in self._orders[:-1])])
+        stops = np.concatenate([job.batches.ends + n for job, n in zip(self.jobs, before, strict=True)])
+        starts = np.concatenate([[0], stops[:-1]])
+        first = np.cumsum(self.steps) - self.steps
+        starts[first] = before
+        inside = np.minimum(starts[:, None] + np.arange(self.size), stops[:, None] - 1)
+        # Lane after lane so far; where each belongs when they stand step after step.
+        lane = np.repeat(np.arange(len(self.jobs)), self.steps)
+        step = np.arange(len(stops)) - first[lane]
+        place = (np.cumsum(counts) - counts)[step] + lane
+        rows = np.zeros((int(counts.sum()), self.size), dtype=np.int64)
+        sizes = np.zeros(len(rows), dtype=np.int64)
+        rows[place], sizes[place] = np.concatenate(self._orders)[inside], stops - starts
         return rows, sizes
 
-    def _stretches(self, counts: np.ndarray) -> list[int]:
+    def _ends(self, counts: np.ndarray) -> list[int]:
         """Where to cut the steps, so that each stretch's examples are few enough bytes."""
-        example = sum(c.element_size() * max(1, c[:1].numel()) for c in tree.values(self.columns))
-        most = max(1, STRETCH // (example * self.size))
-        ends, held = [], 0
-        for t, count in enumerate(counts):
+        most, ends, held = self._most(), [], 0
+        for t, count in enumerate(counts.tolist()):
             if held and held + count > most:
                 ends.append(t)
                 held = 0
             held += count
         return [*ends, len(counts)]
 
-    def _stretch(self, rows: np.ndarray, sizes: np.ndarray, counts: np.ndarray) -> Iterator[Turn]:
+    def _most(self) -> int:
+        """Batches in a stretch."""
+        example: int = sum(c.element_size() * max(1, c[:1].numel()) for c in tree.values(self.columns))
+        return max(1, STRETCH // (example * self.size))
+
+    def _stretch(self, rows: np.ndarray, sizes: np.ndarray, counts: list[int]) -> Stretch:
         """Steps whose batches' rows are [Σ n_t, B]."""
-        with spans.span("data", "gather"):
-            index = torch.from_numpy(rows.reshape(-1)).to(self.device)
-            shape = rows.shape
-            columns = {name: self._gathered(name, column, index, shape) for name, column in self.columns.items()}
-            inside = np.arange(self.size) < sizes[:, None]
-            weight = torch.from_numpy(inside).to(self.device, self._dtype)
-            share = torch.from_numpy(inside / np.maximum(sizes, 1)[:, None]).to(self.device, self._dtype)
-        at = 0
-        for count in counts.tolist():
-            part = slice(at, at + count)
-            batch = tree.map(lambda c, part=part: c[part], columns)
-            batch |= {"weight": weight[part], "share": share[part], "seed": self._seeds_of(count)}
-            yield Turn(count, batch, sizes[part])
-            at += count
+        index = torch.from_numpy(rows.reshape(-1)).to(self.device)
+        columns = {name: self._gathered(name, column, index, rows.shape) for name, column in self.columns.items()}
+        inside = np.arange(self.size) < sizes[:, None]
+        weight = torch.from_numpy(inside).to(self.device, self._dtype)
+        share = torch.from_numpy(inside / np.maximum(sizes, 1)[:, None]).to(self.device, self._dtype)
+        return Stretch(counts, {**columns, "weight": weight, "share": share, "seed": self._seeds_of(counts[0])}, sizes)
 
     def _seeds_of(self, count: int) -> Tensor:
         if count > len(self._seeds):
             return torch.cat([self._seeds, self._seeds.new_zeros(count - len(self._seeds))])
         return self._seeds[:count]
-
-
-def _widened(table: np.ndarray, lanes: int) -> np.ndarray:
-    """[T, K, …] with zeros for lanes beyond K."""
-    rest = np.zeros((table.shape[0], lanes - table.shape[1], *table.shape[2:]), dtype=table.dtype)
-    return np.concatenate([table, rest], axis=1)
-
-
-def _stack(leaves: Sequence[Tensor], device: torch.device) -> Tensor:
-    """The leaves with K in front; where all are one tensor, as at the start of a round, it is read once."""
-    first = leaves[0]
-    if all(leaf is first for leaf in leaves):
-        return first.to(device).expand(len(leaves), *first.shape).clone()
-    return torch.stack(tuple(leaves)).to(device)
 
 
 def width(job: Job, batch_size: int | None, mixes: bool) -> int:
@@ -179,8 +180,3 @@ def width(job: Job, batch_size: int | None, mixes: bool) -> int:
     if batch_size is not None and not mixes:
         return batch_size
     return 1 << (job.batches.largest() - 1).bit_length()
-
-
-def form(columns: Any) -> Any:
-    """Dtypes and shapes of one example: clients whose forms differ cannot stand side by side."""
-    return [(path, column.dtype, tuple(column.shape[1:])) for path, column in tree.leaves(columns)]

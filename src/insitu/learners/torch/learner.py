@@ -20,6 +20,7 @@ from insitu.learners.torch.evaluation import Evaluator
 from insitu.learners.torch.losses import Loss, named_loss, named_metrics
 from insitu.learners.torch.roles import Roles, roles_of
 from insitu.learners.torch.stacked import Stacked, stacked
+from insitu.learners.torch.trainable import Trainable
 
 
 class TorchLearner:
@@ -142,6 +143,16 @@ class TorchLearner:
             return "it draws random numbers other than dropout"
         trained = (*self.roles.shared, *self.roles.personal)
         return stacked(self._module, trained, self._loss, self._metrics)
+
+    def trainable(self) -> Trainable | str:
+        """The module with its loss, for engines that differentiate by themselves; or why it is better not used so."""
+        if self.mixes or self.roles.buffers or self.roles.kept:
+            return "it has buffers that change with every batch"
+        if self.roles.personal:
+            return "some of its parameters are personal"
+        if self._random or self._draws:
+            return "its random masks depend on where an example stands in the batch"
+        return Trainable(self._module, self._loss, self._metrics, self.roles.shared)
 
     def _forward(self, state: dict[str, Tensor], x: Any, seed: Tensor, step: Tensor) -> Any:
         if self._random:

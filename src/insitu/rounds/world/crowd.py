@@ -115,11 +115,11 @@ class Crowd:
         answers, seconds = answers & (seconds <= left), np.minimum(seconds, left)
         return Fates(seconds, answers, *parts)
 
-    def work(self, algorithm: Algorithm, places: np.ndarray) -> np.ndarray:
-        """Examples that each of these clients goes through in one task [n]; zeros where that takes no time anyway."""
+    def work(self, algorithm: Algorithm, places: np.ndarray, round: int = 1) -> np.ndarray:
+        """Examples that each of these clients goes through in a round [n]; zeros where that takes no time anyway."""
         if self.world.speed is None:
             return np.zeros(len(places))
-        return examples_of(algorithm, sizes_of(self.clients, places))
+        return examples_of(algorithm, sizes_of(self.clients, places), round)
 
     def _spells(self, places: np.ndarray | None, now: float) -> tuple[np.ndarray, np.ndarray]:
         if isinstance(self.world.available, Always):
@@ -151,14 +151,14 @@ def sizes_of(clients: Population, places: np.ndarray) -> np.ndarray:
     return found
 
 
-def examples_of(algorithm: Algorithm, sizes: np.ndarray) -> np.ndarray:
-    """Examples that clients of these sizes [n] go through in one task [n], each counted once an epoch.
+def examples_of(algorithm: Algorithm, sizes: np.ndarray, round: int = 1) -> np.ndarray:
+    """Examples that clients of these sizes [n] go through in a round [n], each counted once an epoch.
 
     Epochs or steps for methods that descend along gradients, one pass for the others.
     """
     if not isinstance(algorithm, Descent):
         return sizes
-    work = algorithm.work()
+    work = algorithm.work_in(round)
     if work.steps is None:
         return np.asarray(sizes * (work.epochs or 1))
     batch = sizes if work.batch_size is None else np.minimum(work.batch_size, sizes)

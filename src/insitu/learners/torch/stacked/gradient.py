@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch.autograd import Function
 from torch.overrides import TorchFunctionMode
 
 from insitu.core import tree
+from insitu.core.types import Variables
+from insitu.learners.torch.chain import Chain, chained
 from insitu.learners.torch.dropout import Masks, keep_by_lane
 from insitu.learners.torch.losses import Loss, cross_entropy, cross_entropy_gradient
 from insitu.learners.torch.stacked.context import Lanes
@@ -55,6 +58,8 @@ class Stacked:
 
     def __init__(self, module: nn.Module, trained: tuple[str, ...], loss: Loss, metrics: Mapping[str, Loss]) -> None:
         self.lanes = Lanes()
+        self._plain = module
+        self._chains: dict[Any, Chain | None] = {}
         self.module = copy.deepcopy(module).train()
         self._loss, self._metrics = loss, metrics
         self._layers: list[Layer] = []
@@ -87,6 +92,35 @@ class Stacked:
         mean, sums = self._forward(batch, step)
         mean.backward()
         return sums
+
+    def descend_all(
+        self, variables: Any, batch: Mapping[str, Any], counts: Sequence[int], step: Tensor, lr: float
+    ) -> dict[str, Tensor]:
+        """:meth:`descend` for a stretch of steps; a chain of layers takes it in one go."""
+        chain = self._chain_for(batch["x"])
+        if chain is not None:
+            held = {**variables.shared, **variables.personal.get("params", {})}
+            for n, times in _runs(counts):
+                step[:n] += times
+            return chain.descend(held, batch, counts, lr)
+        told: list[dict[str, Tensor]] = []
+        at = 0
+        for n in counts:
+            some = tree.map(lambda x, n=n: x[:n], {"s": variables.shared, "p": variables.personal, "step": step})
+            now = {k: v[:n] if k == "seed" else _rows(v, at, n) for k, v in batch.items()}
+            mine = Variables(some["s"], variables.buffers, some["p"], variables.frozen)
+            told.append(self.descend(mine, now, some["step"], lr))
+            some["step"].add_(1)
+            at += n
+        return {name: torch.cat([sums[name] for sums in told]) for name in told[0]}
+
+    def _chain_for(self, x: Any) -> Chain | None:
+        if not isinstance(x, Tensor):
+            return None
+        form = (x.shape[2:], x.dtype)
+        if form not in self._chains:
+            self._chains[form] = chained(self._plain, tuple(self._places), x[0], self._loss, self._metrics)
+        return self._chains[form]
 
     def _hold(self, tensors: Mapping[str, Tensor], variables: Any, lr: float | None) -> None:
         self.lanes.lr = lr
@@ -168,6 +202,15 @@ class Stacked:
         for name in layer.names:
             self._places[f"{prefix}{name}"] = (layer.__dict__, name)
         return layer
+
+
+def _runs(counts: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Equal neighbours, and how many they are."""
+    return ((n, len(list(same))) for n, same in groupby(counts))
+
+
+def _rows(column: Any, at: int, n: int) -> Any:
+    return tree.map(lambda x: x[at : at + n], column)
 
 
 def stacked(module: nn.Module, trained: tuple[str, ...], loss: Loss, metrics: Mapping[str, Loss]) -> Stacked | str:
