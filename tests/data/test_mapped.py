@@ -99,6 +99,39 @@ def test_sent_by_name(tmp_path):
     assert cloudpickle.loads(there).at(3).data.x.shape == (5000, 20)
 
 
+@pytest.mark.parametrize("near", [0, 40, 10_000])
+@pytest.mark.parametrize("piece", [64, 8 << 20])
+def test_rows_in_any_order(files, made, monkeypatch, near, piece):
+    monkeypatch.setattr("insitu.data.mapped.GAP", near)
+    monkeypatch.setattr("insitu.data.mapped.STRETCH", piece)
+    there = mapped(np.load(files[0], mmap_mode="r"))
+    rng = np.random.default_rng(7)
+    for rows in (rng.integers(0, N, 30), rng.permutation(N), np.array([59]), np.arange(N)[::-1], np.array([], int)):
+        assert np.array_equal(there[rows], made[0][rows])
+        assert there.soon(rows) >= len(np.unique(rows)) * D * 4
+    assert np.array_equal(there[5:9], made[0][5:9])
+    assert there.soon(slice(5, 9)) == 4 * D * 4
+    assert np.array_equal(there[-3:], made[0][-3:])
+    assert np.array_equal(there[np.array([-1, 2])], made[0][[-1, 2]])
+    assert np.array_equal(there[np.arange(N) < 3], made[0][:3])
+
+
+def test_columns_one_after_the_other_are_read_too_and_not_named(tmp_path, made):
+    np.save(tmp_path / "x.npy", np.asfortranarray(made[0]))
+    there = mapped(np.load(tmp_path / "x.npy", mmap_mode="r"))
+    assert np.array_equal(there[np.array([7, 3])], made[0][[7, 3]])
+    assert there.soon(np.array([7, 3])) == 0
+
+
+def test_a_file_that_is_cut_off_while_it_is_read(files):
+    clients = Clients.from_npy(*files, PARTS)
+    assert len(clients.at(0).data) == 7
+    with open(files[0], "r+b") as file:
+        file.truncate(400)
+    with pytest.raises(DataError, match=r"x\.npy, in which the clients' data lie, cannot be read: the file ends at"):
+        clients.at(3)
+
+
 def test_a_bad_value_is_its_clients(tmp_path, made):
     x = made[0].copy()
     x[33, 2] = np.nan

@@ -136,3 +136,27 @@ def test_a_file_that_has_changed(tmp_path, made, file):
 @pytest.mark.parametrize("engine", ["inline", "vectorized", "processes"])
 def test_a_run_gives_the_same_bits(file, made, engine):
     equal_runs(Clients.from_parquet(file, "site", "ill"), in_memory(made), engine)
+
+
+@pytest.mark.parametrize("dictionary", [True, False])
+def test_what_is_named_to_the_disk_is_what_is_read(tmp_path, made, monkeypatch, dictionary):
+    monkeypatch.setattr("insitu.data.parquet.BETWEEN", 0)
+    path = tmp_path / "t.parquet"
+    pixels = pa.array([[float(i), 1.0] for i in range(N)], pa.list_(pa.float32(), 2))
+    pq.write_table(pa.table({**made, "pixels": pixels}), path, row_group_size=20, use_dictionary=dictionary)
+    clients = Clients.from_parquet(path, "age", "ill", features=["pressure", "pixels"])
+    told = []
+    monkeypatch.setattr("insitu.data.reading.File.soon", lambda self, offset, size: told.append((offset, size)))
+    row = 33
+    place = clients.place_of(str(made["age"][row]))
+    clients._source.soon(place)
+    group = pq.ParquetFile(path).metadata.row_group(row // 20)
+    chunks = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
+    wanted = [chunks["pressure"], chunks["pixels.list.element"]]
+    covered = {byte for offset, size in told for byte in range(offset, offset + size)}
+    for chunk in wanted:
+        first = chunk.dictionary_page_offset or chunk.data_page_offset
+        assert covered >= set(range(first, first + chunk.total_compressed_size))
+    other = chunks["site"]
+    assert other.data_page_offset not in covered
+    assert np.array_equal(clients.at(place).data.x[:, 1:], np.array(pixels.to_pylist())[clients.at(place).data.rows])

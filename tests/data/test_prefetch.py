@@ -121,6 +121,44 @@ def test_what_was_announced_before_is_let_go(load):
     assert max(load.places) == 5
 
 
+def test_what_is_ready_is_kept_where_it_is_announced_again(load):
+    ahead = Prefetch(load)
+    ahead.announce([0, 1, 2, 3])
+    ahead.at(0)
+    load.wait_for(3)
+    ahead.announce([2, 3, 4, 5])  # the next block, and the one after it
+    assert [ahead.at(place).id for place in (2, 3, 4, 5)] == list("2345")
+    assert Counter(load.places) == Counter(range(6))
+    ahead.announce([5])
+    assert ahead.at(5).id == "5"
+    assert load.places.count(5) == 2
+    ended()
+
+
+def test_the_disk_is_told_further_ahead_than_is_read(load, monkeypatch):
+    monkeypatch.setattr("insitu.data.prefetch.NAMED", 250)
+    told = []
+
+    def soon(place):
+        told.append((place, len(load.places)))
+        if place == 7:
+            raise OSError("the disk is gone")
+        return 100
+
+    ahead = Prefetch(load, soon=soon)
+    ahead.announce(range(10))
+    assert told == []
+    ahead.at(0)
+    load.wait_for(9)
+    places = [place for place, _ in told]
+    assert places == sorted(set(places))  # each once, in order
+    assert places[-1] >= 7
+    # Before the thread has loaded anything (0 may have been, here), three clients of 100 bytes are named.
+    assert sum(loads <= 1 for _, loads in told) >= 3
+    assert [ahead.at(place).id for place in range(1, 10)] == [str(place) for place in range(1, 10)]
+    ended()
+
+
 def test_lazy_clients_do_so_when_told():
     asked = []
 

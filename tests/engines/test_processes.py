@@ -177,6 +177,32 @@ class Failures(list):
             self.append(event)
 
 
+# ------------------------------------------------------------ reading ahead
+
+
+def test_a_worker_reads_the_next_blocks_clients_while_it_works_on_this_one(tmp_path):
+    ends, (x, y) = np.cumsum(SIZES), rows()
+    log, here = str(tmp_path / "log"), os.getpid()
+
+    def load(place):
+        if os.getpid() != here:
+            with open(log, "a") as file:
+                file.write(f"{place} {threading.current_thread().name}\n")
+        return x[ends[place] - SIZES[place] : ends[place]], y[ends[place] - SIZES[place] : ends[place]]
+
+    def made(prefetch):
+        return Clients.lazy(range(len(SIZES)), load, prefetch=prefetch)
+
+    chosen = plan(block=2)
+    expected = train(chosen, made(False), Inline(), 2)
+    same(expected, train(chosen, made(True), Processes(workers=1), 2))
+    lines = [line.split(" ", 1) for line in Path(log).read_text().splitlines()]
+    by_thread = [int(place) for place, thread in lines if thread == "insitu prefetch"]
+    # Four blocks of two: all but those that the worker came to before its thread did, and never one twice in a round.
+    assert by_thread
+    assert sorted(int(place) for place, _ in lines) == sorted([*EVERYONE] * 2)
+
+
 # ------------------------------------------------------------ the same answer
 
 

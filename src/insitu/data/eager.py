@@ -14,7 +14,7 @@ from insitu.core.types import Client, Data, Schema
 from insitu.data import columns
 from insitu.data.holdout import Holdout
 from insitu.data.mapped import Mapped, blocks, mapped
-from insitu.data.rows import Rows
+from insitu.data.rows import Rows, run_of
 
 _BLOCK = 1 << 22
 """Elements of labels looked at in one go."""
@@ -80,6 +80,11 @@ class Eager:
         if self.out_of_core:
             self._check_read(client)
         return client
+
+    def soon(self, place: int) -> int:
+        """The client will be asked for next: what of it lies in files may be fetched meanwhile. Returns its bytes."""
+        index = run_of(self._flat[self._starts[place] : self._starts[place + 1]])
+        return sum(values.soon(index) for values in [*tree.values(self.x), self.y] if isinstance(values, Mapped))
 
     def whole(self) -> Data | None:
         """All rows; None where some are in files."""

@@ -74,6 +74,11 @@ class Lazy:
             return client
         return Client(client.id, client.data.take(learn), client.data.take(held))
 
+    def soon(self, place: int) -> int:
+        """The client will be asked for next: a loader that has a method ``soon`` is told. Returns the client's bytes."""
+        named = getattr(self._load, "soon", None)
+        return int(named(self.ids.keys[place])) if named is not None else 0
+
     def pooled(self, holdout: bool) -> Data | None:
         """All clients' examples of one kind together, client after client; None where there are none."""
         clients = (self.at(place) for place in range(len(self)))

@@ -11,6 +11,12 @@ from typing import Any
 import numpy as np
 
 from insitu.core.errors import DataError
+from insitu.data.reading import POOL, File
+
+GAP = 16 << 10
+"""Bytes between two rows that are read with them: about as long as asking the disk once more would take."""
+STRETCH = 8 << 20
+"""Bytes from which rows that lie together are read in several pieces, so that what lies between takes little memory."""
 
 
 @dataclass(frozen=True)
@@ -39,31 +45,74 @@ class Mapped:
 
     def __getitem__(self, rows: Any) -> np.ndarray:
         """These rows, copied into memory: what is learnt from later must not wait for the disk."""
-        array = self._array
-        if array.flags.c_contiguous and (span := _span(rows, len(self))) is not None:
-            # One read is ten times as fast as faulting in its pages, where they are on the disk.
-            low, high = span
-            each = self.strides[0]
-            count, start = (high - low) * each // self.dtype.itemsize, self.offset + low * each
-            read = np.fromfile(self.path, self.dtype, count, offset=start)
-            read = read.reshape(high - low, *self.shape[1:])
-            return read if isinstance(rows, slice) else read[rows - low]
-        return np.array(array[rows])
+        if not self._each or (wanted := _numbers(rows, len(self))) is None:
+            return np.array(self._array[rows])
+        if isinstance(rows, slice):
+            found = POOL.empty((wanted[1] - wanted[0], *self.shape[1:]), self.dtype)
+            self._read(wanted[0], found)
+            return found
+        found = POOL.empty((len(rows), *self.shape[1:]), self.dtype)
+        runs = self._runs(rows)
+        if len(runs) > 1:
+            self.soon(rows)
+        for low, high, places in runs:
+            read = POOL.empty((high - low, *self.shape[1:]), self.dtype)
+            self._read(low, read)
+            found[places] = read[rows[places] - low]
+        return found
+
+    def soon(self, rows: Any) -> int:
+        """These rows will be asked for next. Returns how many bytes they are."""
+        if not self._each or (wanted := _numbers(rows, len(self))) is None:
+            return 0
+        runs = [(*wanted, None)] if isinstance(rows, slice) else self._runs(rows)
+        for low, high, _ in runs:
+            self._file.soon(self.offset + low * self._each, (high - low) * self._each)
+        return sum(high - low for low, high, _ in runs) * self._each
+
+    @cached_property
+    def _each(self) -> int:
+        """Bytes from one row to the next, where a row's lie together and rows one behind the other; else 0."""
+        dense = self.dtype.itemsize * np.cumprod([1, *self.shape[:0:-1]])[::-1]
+        alike = all(a == b for a, b, n in zip(dense, self.strides, self.shape, strict=True) if n > 1)
+        return int(dense[0]) if alike else 0
+
+    def _runs(self, rows: np.ndarray) -> list[tuple[int, int, np.ndarray]]:
+        """Rows that lie close together: the first, the one after the last, and the places in ``rows`` of all of them."""
+        order = np.argsort(rows, kind="stable")
+        ascending, each = rows[order], self._each
+        apart = np.diff(ascending) * each > GAP + each
+        piece = np.diff(ascending * each // STRETCH) > 0
+        parts = np.split(order, np.flatnonzero(apart | piece) + 1)
+        return [(int(rows[part[0]]), int(rows[part[-1]]) + 1, part) for part in parts if len(part)]
+
+    def _read(self, first: int, into: np.ndarray) -> None:
+        try:
+            self._file.read(self.offset + first * self._each, into)
+        except OSError as error:
+            raise DataError(f"{self.path}, in which the clients' data lie, cannot be read: {error}") from error
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_array"}
+        return {name: value for name, value in vars(self).items() if name not in ("_array", "_file", "_each")}
+
+    @cached_property
+    def _file(self) -> File:
+        """The file, looked at once: it must be the one that it was."""
+        try:
+            file = File(self.path)
+        except OSError as error:
+            raise DataError(f"{self.path}, in which the clients' data lie, cannot be read: {error.strerror}") from error
+        if file.size != self.size:
+            raise DataError(
+                f"{self.path} has {file.size} bytes and had {self.size} when the clients were made: make them again"
+            )
+        return file
 
     @cached_property
     def _array(self) -> np.ndarray:
-        try:
-            found = os.path.getsize(self.path)
-            if found != self.size:
-                raise DataError(
-                    f"{self.path} has {found} bytes and had {self.size} when the clients were made: make them again"
-                )
-            raw = np.memmap(self.path, dtype=np.uint8, mode="r")
-        except OSError as error:
-            raise DataError(f"{self.path}, in which the clients' data lie, cannot be read: {error.strerror}") from error
+        """For rows whose bytes lie apart (columns one after the other): a memory map, read a page at a time."""
+        assert self._file.size == self.size
+        raw = np.memmap(self.path, dtype=np.uint8, mode="r")
         return np.ndarray(self.shape, self.dtype, raw, self.offset, self.strides)
 
 
@@ -106,15 +155,15 @@ def blocks(values: np.ndarray | Mapped, elements: int) -> Any:
     return (np.asarray(values[start : start + step]) for start in range(0, len(values), step))
 
 
-def _span(rows: Any, n: int) -> tuple[int, int] | None:
-    """The first row and the one after the last, where rows are so close together that all between may be read too."""
+def _numbers(rows: Any, n: int) -> tuple[int, int] | None:
+    """The first row and the one after the last; None for what is no slice without steps and no row numbers of these."""
     if isinstance(rows, slice):
         low, high, step = rows.indices(n)
         return (low, high) if step == 1 and low < high else None
-    if not len(rows):
+    if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "iu" or rows.ndim != 1 or not len(rows):
         return None
     low, high = int(rows.min()), int(rows.max()) + 1
-    return (low, high) if low >= 0 and high <= n and high - low <= 2 * len(rows) else None
+    return (low, high) if low >= 0 and high <= n else None
 
 
 def _root(array: np.ndarray) -> np.memmap | None:

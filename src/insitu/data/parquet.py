@@ -20,6 +20,7 @@ from insitu.core.types import Data, Schema
 from insitu.data import columns
 from insitu.data.arguments import as_labels, distinct
 from insitu.data.encode import one_hot
+from insitu.data.reading import POOL, File
 
 try:
     import pyarrow as pa
@@ -27,6 +28,9 @@ try:
     import pyarrow.parquet as pq
 except ImportError as error:
     raise MissingExtra("pyarrow", "parquet", "Clients.from_parquet") from error
+
+BETWEEN = 64 << 10
+"""Bytes between two columns that are read with them."""
 
 
 class Parquet:
@@ -79,12 +83,20 @@ class Parquet:
         place = self._places[key]
         rows = self._order[self._starts[place] : self._starts[place + 1]]
         x = self._rows(rows)
-        columns.check_values(x, None, self._names, lambda bad: [str(key)] * len(bad), rows)
+        if len(columns.bad_rows(x)):
+            names = self._names_of_columns()
+            columns.check_values(x, None, names, lambda bad: [str(key)] * len(bad), rows)
         # A value that another client lacks makes a row group of whole numbers one of fractions: not this client's.
         return Data(x.astype(self._dtype, copy=False), None if self.y is None else self.y[rows], rows)
 
+    def soon(self, key: Any) -> int:
+        """This client will be asked for next: the disk may fetch its row groups meanwhile. Returns its bytes."""
+        place = self._places[key]
+        rows = self._order[self._starts[place] : self._starts[place + 1]]
+        return sum(self._soon(int(number)) for number in np.unique(self._groups_of(rows)))
+
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_last", "_metadata", "_lock", "_places")
+        own = ("_last", "_open", "_lock", "_places")
         return {name: value for name, value in vars(self).items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -94,46 +106,103 @@ class Parquet:
     def _forget(self) -> None:
         self._places = {key: place for place, key in enumerate(self.keys)}
         self._last: tuple[int, np.ndarray] | None = None
-        self._metadata: Any = None
-        self._lock = threading.Lock()
+        self._open: tuple[Any, File] | None = None
+        self._lock = threading.RLock()
 
     def _rows(self, rows: np.ndarray) -> np.ndarray:
-        groups = np.searchsorted(self._ends, rows, side="right") - 1
+        groups = self._groups_of(rows)
         with self._lock:
-            found = [self._group(int(i))[rows[groups == i] - self._ends[i]] for i in np.unique(groups)]
+            found = [_taken(self._group(int(i)), rows[groups == i] - self._ends[i]) for i in np.unique(groups)]
         return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def _groups_of(self, rows: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self._ends, rows, side="right") - 1
 
     def _group(self, number: int) -> np.ndarray:
         """A row group's features [rows, features], kept until another is asked for."""
         if self._last is None or self._last[0] != number:
             self._last = None
-            if self._metadata is None and os.path.getsize(self.path) != self._size:
-                raise DataError(f"{self.path} is not the file that it was when the clients were made: make them again")
-            file = self._opened(self._metadata)
-            self._metadata = file.metadata
-            read = file.read_row_group(number, columns=list(self.features), use_threads=False)
+            self._soon(number)  # all of it at once: the reader asks for it column by column
+            read = self._files()[0].read_row_group(number, columns=list(self.features), use_threads=False)
             self._last = number, self._matrix(read)
         return self._last[1]
 
-    def _opened(self, metadata: Any = None) -> Any:
+    def _soon(self, number: int) -> int:
+        """Names a row group's columns to the disk, from the first byte to the last where no others lie between."""
+        with self._lock:
+            table, file = self._files()
+            group = table.metadata.row_group(number)
+            spans = sorted(_span(group.column(place)) for place in self._leaves)
+            joined = [spans[0]]
+            for low, high in spans[1:]:
+                if low - joined[-1][1] <= BETWEEN:
+                    joined[-1] = joined[-1][0], max(high, joined[-1][1])
+                else:
+                    joined.append((low, high))
+            for low, high in joined:
+                file.soon(low, high - low)
+        return sum(high - low for low, high in joined)
+
+    def _files(self) -> tuple[Any, File]:
+        """The table, and the file that it lies in; opened once in each process."""
+        if self._open is None:
+            if os.path.getsize(self.path) != self._size:
+                raise DataError(f"{self.path} is not the file that it was when the clients were made: make them again")
+            self._open = self._opened(), File(self.path)
+            schema, wanted = self._open[0].metadata.schema, set(self.features)
+            paths = [schema.column(place).path for place in range(len(schema))]
+            self._leaves = [place for place, path in enumerate(paths) if _column_of(path, wanted)]
+        return self._open
+
+    def _opened(self) -> Any:
         try:
-            return pq.ParquetFile(self.path, metadata=metadata)
+            return pq.ParquetFile(self.path)
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{self.path} cannot be read as Parquet: {error}") from error
 
     def _matrix(self, read: Any) -> np.ndarray:
-        parts, names = [], []
+        parts = []
         for name in self.features:
             values = read.column(name).combine_chunks()
             if name in self._categories:
-                part, own = _encoded(values, self._categories[name], name)
+                part, _ = _encoded(values, self._categories[name], name)
             else:
                 part = _numbers(values, name)
-                own = [name] if part.shape[1] == 1 else [f"{name}[{i}]" for i in range(part.shape[1])]
             parts.append(part)
-            names += own
-        self._names = tuple(names)
+        self._widths = [part.shape[1] for part in parts]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def _names_of_columns(self) -> tuple[str, ...]:
+        """What the columns of x are called: a number of an example by its place in its list."""
+        names: list[str] = []
+        for name, width in zip(self.features, self._widths, strict=True):
+            if name in self._categories:
+                names += one_hot(np.array([], dtype=str), self._categories[name], name)[1]
+            else:
+                names += [name] if width == 1 else [f"{name}[{i}]" for i in range(width)]
+        return tuple(names)
+
+
+def _taken(group: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """A copy of some rows of a row group."""
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
+        found = POOL.empty((len(rows), *group.shape[1:]), group.dtype)
+        found[:] = group[rows[0] : rows[-1] + 1]
+        return found
+    return group[rows]
+
+
+def _span(chunk: Any) -> tuple[int, int]:
+    """Where a column's bytes in a row group begin and end."""
+    first = chunk.data_page_offset
+    if chunk.has_dictionary_page and chunk.dictionary_page_offset:  # 0 in files of writers who leave it out
+        first = min(first, chunk.dictionary_page_offset)
+    return first, first + chunk.total_compressed_size
+
+
+def _column_of(path: str, wanted: set[str]) -> bool:
+    """Whether values at a path belong to a wanted column; in a path, what is inside a column follows after a dot."""
+    return path in wanted or any(path.startswith(f"{name}.") for name in wanted)
 
 
 def _kind(field: Any) -> str:

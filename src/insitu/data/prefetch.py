@@ -1,4 +1,8 @@
-"""The next clients are loaded while the present ones are at work: in one thread, a bounded number of bytes ahead."""
+"""The next clients are loaded while the present ones are at work: in one thread, a bounded number of bytes ahead.
+
+Where the source can name what it will read (``soon``), the disk is told further ahead than the thread reads: so it has
+several things to do at a time, and the thread finds them done.
+"""
 
 from __future__ import annotations
 
@@ -10,40 +14,59 @@ from typing import Any
 from insitu.core import tree
 from insitu.core.types import Client
 
-BUDGET = 256 << 20
-"""Bytes of clients that wait, at least one: some blocks of usual clients, so that a whole block is there at once."""
+BUDGET = 160 << 20
+"""Bytes of clients that wait, at least one: some blocks of usual clients, so that a whole block is there at once, and no
+more, so that memory is used again while it is in a cache."""
+
+NAMED = 32 << 20
+"""Bytes that the disk is told of before they are read, at least one client's."""
 
 Load = Callable[[int], Client]
+Soon = Callable[[int], int]
+"""Tells the disk of a client; returns its bytes."""
 
 
 class Prefetch:
     """Loads by place, ahead of whoever asks where it was announced who will be asked for."""
 
-    def __init__(self, load: Load, budget: int = BUDGET) -> None:
-        self._load, self._budget = load, budget
+    def __init__(self, load: Load, budget: int = BUDGET, soon: Soon | None = None) -> None:
+        self._load, self._budget, self._soon = load, budget, soon
         self._walk: Walk | None = None
 
     def announce(self, places: Iterable[int]) -> None:
-        """These places will be asked for, in this order. What was announced before no longer holds."""
-        if self._walk is not None:
-            self._walk.end()
-        waiting = deque(int(place) for place in places)
-        self._walk = Walk(self._load, waiting, self._budget) if len(waiting) > 1 else None
+        """These places will be asked for, in this order. What was announced before no longer holds.
+
+        What was loaded by then is kept, where it is among them.
+        """
+        order = deque(int(place) for place in places)
+        before = {} if self._walk is None else self._walk.end(set(order))
+        # One that is asked for at once has nobody before it whom it could be loaded beside.
+        alone = len(order) < 2 and not before
+        self._walk = None if alone else Walk(self._load, order, self._budget, self._soon, before)
 
     def at(self, place: int) -> Client:
         """The client at this place, or what loading it raised."""
         return self._load(place) if self._walk is None else self._walk.take(place)
 
 
+Loaded = tuple[Client | None, Exception | None, int]
+"""A client, or what loading it raised; and its bytes."""
+
+
 class Walk:
     """One announcement. Its thread starts when the first client is asked for, and ends with the last or ``end``."""
 
-    def __init__(self, load: Load, order: deque[int], budget: int) -> None:
-        self._load, self._order, self._budget = load, order, budget
-        self._waiting = set(order)
-        self._ready: dict[int, tuple[Client | None, Exception | None, int]] = {}
+    def __init__(
+        self, load: Load, order: deque[int], budget: int, soon: Soon | None, ready: dict[int, Loaded]
+    ) -> None:
+        """``ready``: what an earlier walk left."""
+        self._load, self._order, self._budget, self._soon = load, order, budget, soon
+        self._waiting = set(order) - set(ready)
+        self._ready = ready
         self._busy: int | None = None
-        self._bytes = 0
+        self._bytes = sum(size for _, _, size in ready.values())
+        self._named: dict[int, int] = {}
+        self._unnamed = deque(order)
         self._started = self._ended = False
         self._turn = threading.Condition()
 
@@ -68,15 +91,20 @@ class Walk:
         assert client is not None
         return client
 
-    def end(self) -> None:
-        """Nobody asks any more: what is ready is let go of, and the thread ends after the client that it is at."""
+    def end(self, keep: set[int] = frozenset()) -> dict[int, Loaded]:  # type: ignore[assignment]
+        """Nobody asks any more: the thread ends after the client that it is at. Returns those ready that are to be kept."""
         with self._turn:
+            while self._busy in keep and not self._ended:
+                self._turn.wait()
             self._ended = True
+            kept = {place: self._ready[place] for place in self._ready.keys() & keep}
             self._ready.clear()
             self._turn.notify_all()
+        return kept
 
     def _run(self) -> None:
         while (place := self._next()) is not None:
+            self._name()
             client, error = None, None
             try:
                 client = self._load(place)
@@ -102,6 +130,23 @@ class Walk:
                     self._busy = place
                     return place
             return None
+
+    def _name(self) -> None:
+        """Tells the disk of the clients that are next, some bytes of them."""
+        if self._soon is None:
+            return
+        with self._turn:
+            self._named = {place: size for place, size in self._named.items() if place in self._waiting}
+            room = NAMED - sum(self._named.values())
+        while room > 0 and self._unnamed:
+            place = self._unnamed.popleft()
+            if place not in self._waiting:
+                continue
+            try:
+                self._named[place] = self._soon(place)
+            except Exception:
+                return  # loading it will say why
+            room -= self._named[place] or NAMED
 
 
 def _nbytes(client: Client) -> int:

@@ -42,7 +42,11 @@ class Rows(Data):
 
     @cached_property
     def _index(self) -> Any:
-        rows = self.__dict__["rows"]
-        if rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
-            return slice(int(rows[0]), int(rows[-1]) + 1)
-        return rows
+        return run_of(self.__dict__["rows"])
+
+
+def run_of(rows: np.ndarray) -> Any:
+    """The rows, as a slice where they follow each other."""
+    if rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows

@@ -10,7 +10,7 @@ from itertools import takewhile
 from typing import Any
 
 from insitu.core.protocols import Engine, Session, Setting
-from insitu.core.types import Answer, Failure, Folded, Task
+from insitu.core.types import Answer, Failure, Folded, LooksAhead, Task
 from insitu.engines.inline import Inline
 from insitu.engines.processes.orders import Done, Load, Order, Ready
 from insitu.rounds.fold import in_blocks
@@ -49,6 +49,9 @@ class Bench:
         # A block knows what the blocks before it found out, not what this worker happened to do before.
         self._session.choices.clear()
         self._session.choices.update(order.choices)
+        clients = self._setting.clients
+        if isinstance(clients, LooksAhead):
+            clients.ahead([*(task.place for task in tasks), *order.ahead])
         items = self._gather(tasks, wanted)
         if items is None:
             self.reopen(order.choices)

@@ -41,6 +41,7 @@ class Line:
         self._pulled = False
         self._blocks: deque[Block] = deque()
         self._again: deque[Block] = deque()
+        self._kept: dict[Any, Block] = {}
 
     def waiting(self) -> bool:
         """Whether nothing can be passed on before more comes back."""
@@ -50,10 +51,28 @@ class Line:
         """Whether all work was pulled, done and passed on."""
         return self._pulled and not self._blocks
 
-    def next(self) -> Block | None:
-        """A block to be handed out; None where there is none, or no room for more."""
+    def next(self, who: Any = None) -> Block | None:
+        """A block to be handed out to a worker; None where there is none, or no room for more.
+
+        The one that was kept for it, if any; one kept for another only where there is nothing else: so nobody waits.
+        """
         if self._again:
             return self._again.popleft()
+        if who in self._kept:
+            return self._kept.pop(who)
+        if block := self._pull():
+            return block
+        if not self._kept:
+            return None
+        return self._kept.pop(min(self._kept, key=lambda other: self._kept[other].number))
+
+    def keep(self, who: Any) -> Block | None:
+        """The block that this worker is likely to get after the one that it has: it can read its clients meanwhile."""
+        if who not in self._kept and (block := self._pull()):
+            self._kept[who] = block
+        return self._kept.get(who)
+
+    def _pull(self) -> Block | None:
         if len(self._blocks) >= self._most:
             return None
         if (tasks := next(self._work, None)) is None:
@@ -87,6 +106,11 @@ class Line:
             if isinstance(block.done, Done):
                 block.done = None
                 self._again.append(block)
+
+
+def places(block: Block | None) -> list[int]:
+    """Where the block's clients are in the population."""
+    return [task.place for task in block.tasks] if block else []
 
 
 def told(block: Block) -> Iterator[Answer | Folded | Failure]:

@@ -36,12 +36,14 @@ class Order:
     message  the number of the message that all tasks share and that went before, once a worker and round; their own is
              then empty. None: each task has its own
     choices  the inner engine's, as of the blocks before this one
+    ahead    places of the clients of the block that is likely to come next
     """
 
     tasks: Sequence[Task]
     memories: Mapping[str, Any]
     message: int | None
     choices: Mapping[str, Any]
+    ahead: Sequence[int] = ()
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import Any
 
 from insitu.core import spans
 from insitu.core.protocols import Session, Setting
-from insitu.core.types import Answer, Failure, Folded, Task
+from insitu.core.types import Answer, Failure, Folded, LooksAhead, Task
 from insitu.engines.processes.channel import Frame, Tag
 from insitu.engines.processes.hand import Hand
-from insitu.engines.processes.line import Block, Line, told
+from insitu.engines.processes.line import Block, Line, places, told
 from insitu.engines.processes.orders import Done, Load, Order
 from insitu.engines.processes.pack import pack
 from insitu.engines.processes.pool import Pool
@@ -53,7 +53,7 @@ class ProcessesSession:
                 if done := line.first():
                     self._learn(done, line)
                     yield from told(done)
-                elif self._here and (block := line.next()):
+                elif self._here and (block := line.next(self._here)):
                     # Nobody listens while this block is worked off: each worker has another one to go on with.
                     self._hand_out_all(line, 1)
                     self._work_here(block, line, self._here)
@@ -76,24 +76,30 @@ class ProcessesSession:
 
     def _hand_out_all(self, line: Line, ahead: int) -> None:
         """A block to each worker that has no more than so many."""
+        handed: list[tuple[Hand, Block]] = []
         for hand in self._pool.free(ahead):
-            if (block := line.next()) is None:
+            if (block := line.next(hand)) is None:
                 break
-            self._hand_out(hand, block)
+            handed.append((hand, block))
+        for hand, block in handed:  # everyone has one before anyone is told of another
+            self._hand_out(hand, block, line.keep(hand))
 
     def _work_here(self, block: Block, line: Line, here: Session) -> None:
         for name in [name for name in here.choices if name not in OWN]:
             del here.choices[name]
         here.choices.update(self._inner_choices())
         block.version = self._version
+        if isinstance(self.setting.clients, LooksAhead):
+            # The server has announced the whole cohort, most of which the workers read.
+            self.setting.clients.ahead([*places(block), *places(line.keep(here))])
         items = list(here.run(block.tasks))
         choices = {name: value for name, value in here.choices.items() if name not in OWN}
         line.take(block.number, Done(items, choices), self._version)
 
-    def _hand_out(self, hand: Hand, block: Block) -> None:
+    def _hand_out(self, hand: Hand, block: Block, after: Block | None) -> None:
         memories = {task.client: self.setting.memories.get(task.client) for task in block.tasks}
         tasks, message = self._without_message(hand, block.tasks)
-        order = Order(tasks, memories, message, self._inner_choices())
+        order = Order(tasks, memories, message, self._inner_choices(), places(after))
         block.version = self._version
         hand.blocks.append(block.number)
         self._last = max(self._last, block.number)

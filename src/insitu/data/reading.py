@@ -1,0 +1,113 @@
+"""A file that is read here and there, and what it will be asked for next.
+
+A system reads on behind what was asked for, megabytes of it where the disk is fast, because files are mostly read from
+front to back. Clients are drawn at random: what was read on is never used, and throws out of the page cache what would
+have been. So files are opened with the advice that reads are random, and what will be read next is named instead.
+
+What is read goes to memory that was read into before: fresh memory costs a page fault every four kilobytes, which takes
+longer than copying them out of the page cache.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+
+AT_ONCE = 512 << 10
+"""Bytes named in one call: a system takes no more than about that much of a longer one."""
+
+POOLED = 64 << 10
+"""Bytes from which memory is used again; smaller pieces are at hand with the allocator."""
+KEPT = 128 << 20
+"""Bytes that may lie idle."""
+
+
+class Pool:
+    """Pieces of memory, each of which comes back when the last array that it was lent to is gone."""
+
+    def __init__(self, kept: int = KEPT) -> None:
+        self._kept, self._idle = kept, 0
+        self._pieces: defaultdict[int, list[np.ndarray]] = defaultdict(list)
+        # An array may go, and bring its memory back, whenever Python collects garbage: here as well.
+        self._turn = threading.RLock()
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """As ``numpy.empty``."""
+        size = int(np.prod(shape)) * dtype.itemsize
+        if size < POOLED:
+            return np.empty(shape, dtype)
+        step = 1 << (size.bit_length() - 3)
+        whole = -(-size // step) * step  # of sizes that differ by less than a quarter, one fits all
+        with self._turn:
+            if pieces := self._pieces[whole]:
+                piece = pieces.pop()
+                self._idle -= whole
+            else:
+                piece = np.empty(whole, np.uint8)
+        return np.asarray(_Lent(self, piece))[:size].view(dtype).reshape(shape)
+
+    def back(self, piece: np.ndarray) -> None:
+        """Nobody uses this piece any more."""
+        with self._turn:
+            if self._idle + piece.nbytes <= self._kept:
+                self._pieces[piece.nbytes].append(piece)
+                self._idle += piece.nbytes
+
+
+class _Lent:
+    """What the arrays that lie in a piece of memory keep alive."""
+
+    def __init__(self, pool: Pool, piece: np.ndarray) -> None:
+        self._pool, self._piece = pool, piece
+        self.__array_interface__ = piece.__array_interface__
+
+    def __del__(self) -> None:
+        self._pool.back(self._piece)
+
+
+POOL = Pool()
+"""This process's."""
+
+
+class File:
+    """A file open for reading, from any thread. Raises OSError where it cannot be opened."""
+
+    def __init__(self, path: str) -> None:
+        self._descriptor = -1
+        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        self._advise(0, 0, "POSIX_FADV_RANDOM")
+
+    @property
+    def size(self) -> int:
+        """The file's bytes, now."""
+        return os.fstat(self._descriptor).st_size
+
+    def read(self, offset: int, into: np.ndarray) -> None:
+        """Fills a contiguous array with the bytes from ``offset`` on. Raises OSError where the file ends before."""
+        view = memoryview(into).cast("B") if into.nbytes else memoryview(b"")
+        at = 0
+        while at < len(view):
+            got = os.preadv(self._descriptor, [view[at:]], offset + at)
+            if not got:
+                raise OSError(f"the file ends at byte {offset + at}")
+            at += got
+
+    def soon(self, offset: int, size: int) -> None:
+        """These bytes will be read next: the disk may fetch them meanwhile."""
+        for start in range(offset, offset + size, AT_ONCE):
+            self._advise(start, min(AT_ONCE, offset + size - start), "POSIX_FADV_WILLNEED")
+
+    def _advise(self, offset: int, size: int, advice: str) -> None:
+        if hasattr(os, "posix_fadvise"):  # Linux; elsewhere reads are as the system likes them
+            os.posix_fadvise(self._descriptor, offset, size, getattr(os, advice))
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("an open file cannot be sent: send its path")
