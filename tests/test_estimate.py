@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from insitu.data.clients import Clients
 from insitu.learners.numpy import LogisticLearner
 
 module = importlib.import_module("insitu.estimate")
+stopwatch = importlib.import_module("insitu.stopwatch")
 
 SIZES = [3 + place % 7 for place in range(20)]
 RNG = np.random.default_rng(0)
@@ -32,7 +32,7 @@ FEDAVG = FedAvg(lr=0.1, batch_size=4)
 def folder(tmp_path, monkeypatch):
     """An empty current directory, and rounds of which two are enough."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "LONG_ENOUGH", 0.0)
+    monkeypatch.setattr(stopwatch, "LONG_ENOUGH", 0.0)
     return tmp_path
 
 
@@ -90,7 +90,7 @@ class Clock:
         self.now = 0.0
 
     def clocks(self):
-        return module.Cost(self.now, 2 * self.now)
+        return stopwatch.Cost(self.now, 2 * self.now)
 
     def run(self, plan, clients, *, rounds, observers, evaluate_every, **_):
         (watch,) = observers
@@ -113,8 +113,8 @@ class Clock:
 def clock(monkeypatch):
     clock = Clock(start=5.0, first=7.0, later=2.0, evaluation=0.5, end=0.25)
     monkeypatch.setattr(module, "run", clock.run)
-    monkeypatch.setattr(module, "_clocks", clock.clocks)
-    monkeypatch.setattr(module, "cpu_seconds", lambda process: sum(os.times()[:4]))
+    monkeypatch.setattr(stopwatch, "_clocks", clock.clocks)
+    monkeypatch.setattr(stopwatch, "_workers", lambda: 0.0)
     return clock
 
 
@@ -135,12 +135,12 @@ def test_start_rounds_and_evaluations_are_told_apart(clock, every):
 
 
 def test_quick_rounds_are_measured_longer(clock, monkeypatch):
-    monkeypatch.setattr(module, "LONG_ENOUGH", 7.0)
+    monkeypatch.setattr(stopwatch, "LONG_ENOUGH", 7.0)
     plan = insitu.Plan(FEDAVG, LogisticLearner(), evaluate_every=0)
     assert insitu.estimate(plan, CLIENTS, rounds=25).measured == 5  # four of two seconds after the first
     assert insitu.estimate(plan, CLIENTS, rounds=3).measured == 3
     clock.later = 0.001
-    assert insitu.estimate(plan, CLIENTS, rounds=200).measured == module.MOST_ROUNDS
+    assert insitu.estimate(plan, CLIENTS, rounds=200).measured == stopwatch.MOST_ROUNDS
 
 
 def test_cohorts_that_are_larger_than_usual_are_taken_into_account(clock):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
-import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,50 +10,24 @@ from typing import Any
 
 import numpy as np
 
-from insitu.bench.processes import PeakMemory, cpu_seconds, pss_bytes
-from insitu.core import checks, events
-from insitu.core.errors import EngineError
+from insitu.core import checks
 from insitu.core.protocols import Engine
 from insitu.core.types import Population
 from insitu.rounds.cohort import Everyone, Uniform, draw
 from insitu.rounds.plan import Plan
 from insitu.run import run
+from insitu.stopwatch import Cost, Enough, Seen, Watch
 
-LONG_ENOUGH = 1.0
-"""Seconds of rounds after the first: so much is measured, or two rounds in all where they take longer."""
-MOST_ROUNDS = 20
 LOOKED_AT = 20_000
 """Clients whose sizes are looked at to tell how the measured cohorts compare with the others."""
-SAMPLE_EVERY = 0.1
-"""Seconds between looks at the memory of the first round."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Wall and CPU seconds."""
-
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.seconds + other.seconds, self.cpu_seconds + other.cpu_seconds)
-
-    def __sub__(self, other: Cost) -> Cost:
-        return Cost(self.seconds - other.seconds, self.cpu_seconds - other.cpu_seconds)
-
-    def __mul__(self, factor: float) -> Cost:
-        return Cost(self.seconds * factor, self.cpu_seconds * factor)
-
-    def at_least_nothing(self) -> Cost:
-        """Without what is negative, which is noise."""
-        return Cost(max(0.0, self.seconds), max(0.0, self.cpu_seconds))
 
 
 @dataclass(frozen=True)
 class Estimate:
     """What a run is expected to take: ``start`` + rounds · ``round`` + evaluations · ``evaluation``.
 
-    start        everything that happens once, the end included: what the first round takes more than others, too
+    start        everything that happens once, the end included: what the first round takes more than others, too, and
+                 all rounds until worker processes have joined in, where the engine calls some
     round        one round of clients of average size, its record in the store included
     evaluation   one evaluation, of which there will be ``evaluations``
     peak_memory  bytes: proportional set size of this process and its workers (Linux; elsewhere None). Memory of a GPU
@@ -112,28 +84,35 @@ def estimate(
     """Predicts what ``insitu.run`` with the same arguments will take, by running its first rounds.
 
     Two rounds are run, or more where they are quick, with the engine and the choices of the whole run. The first one
-    pays for what happens once. ``stored``: whether the run will keep a record; it is then written to a temporary file
-    meanwhile, and nothing is left behind. ``more``: further arguments of ``insitu.run`` that say how it works.
+    pays for what happens once. Where the engine starts worker processes meanwhile, rounds go on until they have joined
+    in, and those after it are the usual ones. ``stored``: whether the run will keep a record; it is then written to a
+    temporary file meanwhile, and nothing is left behind. ``more``: further arguments of ``insitu.run`` that say how it
+    works.
 
     Raises what ``run`` raises.
     """
     checks.count(rounds=rounds)
     every = plan.evaluate_every if evaluate_every is None else evaluate_every
-    watch = _Watch(rounds)
-    with tempfile.TemporaryDirectory(prefix="insitu-estimate-") as folder, suppress(_Enough):
+    seen = Seen(engine, len(clients))
+    watch = Watch(rounds, seen)
+    with tempfile.TemporaryDirectory(prefix="insitu-estimate-") as folder, suppress(Enough):
         run(
-            plan, clients, rounds=rounds, engine=engine, seed=seed, evaluate=evaluate,
+            plan, clients, rounds=rounds, engine=seen, seed=seed, evaluate=evaluate,
             evaluate_every=1 if every else 0, store=Path(folder) / "insitu.db" if stored else None, observers=[watch],
             **more,
         )  # fmt: skip
     watch.end()
     plan = plan.resolve(clients.schema())
-    scale = _usual_examples(plan, clients, seed, rounds, watch.measured)
-    first, later = watch.cycles[0], watch.cycles[1:]
-    one = _mean(later) * scale if later else first
+    changed, usual = watch.settled, watch.cycles[watch.settled + 1 :]
+    one = watch.cycles[-1]
+    if usual:
+        rest = range(changed + 2, watch.measured + 1)
+        one = _mean(usual) * _usual_examples(plan, clients, seed, rounds, rest)
     measuring = [cost for cost in watch.evaluations if cost is not None]
     later_measuring = _mean(measuring[1:]) if measuring[1:] else _mean(measuring)
-    once = watch.before + watch.after + (first - one).at_least_nothing()
+    unusual = watch.cycles[: changed + 1]
+    more = sum(unusual, Cost()) - one * len(unusual)
+    once = watch.before + watch.after + more.at_least_nothing()
     once += (measuring[0] - later_measuring).at_least_nothing() if measuring else Cost()
     asked = _asked(plan, clients, seed, rounds, watch.asked)
     return Estimate(
@@ -141,112 +120,6 @@ def estimate(
         _sent(watch.bytes_up, watch.asked, asked), _sent(watch.bytes_down, watch.asked, asked),
         watch.measured, watch.choices,
     )  # fmt: skip
-
-
-class _Enough(BaseException):
-    """Ends the measurement. No Exception, since a run leaves out observers that raise one."""
-
-
-class _Watch:
-    """An observer that looks at the clocks when a round starts, is committed and was evaluated, and then ends the run.
-
-    cycles       of each round, from its start to the next one's, without the evaluation
-    evaluations  of each round, None where there was none
-    before, after  what lies around the rounds
-    """
-
-    def __init__(self, rounds: int) -> None:
-        self.cycles: list[Cost] = []
-        self.evaluations: list[Cost | None] = []
-        self.asked: list[int] = []
-        self.bytes_up: list[int] = []
-        self.bytes_down: list[int] = []
-        self.choices: dict[str, Any] = {}
-        self.peak: int | None = None
-        self.before = self.after = Cost()
-        self._rounds, self._own = rounds, Cost()
-        self._memory: PeakMemory | None = None
-        with suppress(EngineError):  # no /proc, so no memory
-            pss_bytes(os.getpid())
-            self._memory = PeakMemory(os.getpid(), SAMPLE_EVERY)
-            self._memory.__enter__()
-        self._began = self._round = self._committed = self._now()
-        self._evaluated: Cost | None = None
-
-    @property
-    def measured(self) -> int:
-        """Rounds measured."""
-        return len(self.cycles)
-
-    def __call__(self, event: events.Event) -> None:
-        now = self._now()
-        if isinstance(event, events.RunStarted):
-            self.choices = dict(event.choices)
-        elif isinstance(event, events.RoundStarted):
-            if event.round == 1 and not self.asked:
-                self.before, self._round = now - self._began, now
-            if event.round > self.measured + 1:
-                self._ends(now)
-                if self._enough():
-                    self._began = now
-                    raise _Enough
-            self.asked[event.round - 1 :] = [event.cohort]
-        elif isinstance(event, events.RoundCommitted):
-            self._committed = now
-            self.bytes_up.append(event.bytes_up)
-            self.bytes_down.append(event.bytes_down)
-            self._look()
-        elif isinstance(event, events.Evaluated):
-            self._evaluated = now - self._committed
-        elif isinstance(event, events.RunFinished):
-            self._ends(now)
-            self._began = now
-
-    def end(self) -> None:
-        """The run is over."""
-        self.after = self._now() - self._began
-        self._stop_sampling()
-
-    def _ends(self, now: Cost) -> None:
-        cycle = now - self._round
-        self.cycles.append(cycle if self._evaluated is None else cycle - self._evaluated)
-        self.evaluations.append(self._evaluated)
-        self._round, self._evaluated = now, None
-        self._stop_sampling()
-
-    def _enough(self) -> bool:
-        spent = sum(cost.seconds for cost in [*self.cycles[1:], *filter(None, self.evaluations[1:])])
-        return self.measured >= 2 and (spent >= LONG_ENOUGH or self.measured >= MOST_ROUNDS)
-
-    def _stop_sampling(self) -> None:
-        if self._memory is not None:
-            memory, self._memory = self._memory, None
-            memory.__exit__(None, None, None)
-            self.peak = max(self.peak or 0, memory.peak)
-
-    def _look(self) -> None:
-        """One look at the memory of a later round; what it takes is not the run's."""
-        if self.peak is not None:
-            before = _clocks()
-            self.peak = max(self.peak, pss_bytes(os.getpid()))
-            self._own += _clocks() - before
-
-    def _now(self) -> Cost:
-        """The time of the run so far, without what looking at it takes."""
-        before = _clocks()
-        workers = 0.0
-        with suppress(EngineError):
-            times = os.times()
-            workers = cpu_seconds(os.getpid()) - sum(times[:4])
-        now = before - self._own + Cost(0.0, max(0.0, workers))
-        self._own += _clocks() - before
-        return now
-
-
-def _clocks() -> Cost:
-    """Wall time, and CPU of this process and of its children that have ended."""
-    times = os.times()
-    return Cost(time.perf_counter(), time.process_time() + times.children_user + times.children_system)
 
 
 def _mean(costs: list[Cost]) -> Cost:
@@ -269,12 +142,12 @@ def _asked(plan: Plan, clients: Population, seed: int, rounds: int, measured: li
     return sum(len(draw(plan.cohort, plan.policy, len(clients), seed, one)[0]) for one in range(1, rounds + 1))
 
 
-def _usual_examples(plan: Plan, clients: Population, seed: int, rounds: int, measured: int) -> float:
-    """Examples of a usual round over those of the rounds measured after the first; 1 where that cannot be known.
+def _usual_examples(plan: Plan, clients: Population, seed: int, rounds: int, measured: range) -> float:
+    """Examples of a usual round over those of the rounds that were measured; 1 where that cannot be known.
 
     Which clients take part in which round is known beforehand: the seed says so.
     """
-    if plan.world is not None or plan.buffered is not None or measured < 2:
+    if plan.world is not None or plan.buffered is not None:
         return 1.0
 
     def examples(round: int) -> float:
@@ -282,7 +155,7 @@ def _usual_examples(plan: Plan, clients: Population, seed: int, rounds: int, mea
         sizes = [clients.size_at(int(place)) for place in places]
         return float("nan") if None in sizes else float(sum(size or 0 for size in sizes))
 
-    seen = np.mean([examples(number) for number in range(2, measured + 1)])
+    seen = np.mean([examples(number) for number in measured])
     cohort = max(1, len(draw(plan.cohort, plan.policy, len(clients), seed, 1)[0]))
     some = np.unique(np.linspace(1, rounds, min(rounds, max(1, LOOKED_AT // cohort)), dtype=int))
     ratio = float(np.mean([examples(int(number)) for number in some]) / seen) if seen else 1.0
