@@ -2,8 +2,8 @@
 
     python benchmarks/bits.py [--models lr,mlp] [--rounds 30] [--lanes N] [--same 3] [--json FILE]
 
-So that 1, 2 and 4 workers give the same bits, a round's clients are cut into blocks whose size the plan alone decides (a
-quarter of the cohort), each block is summed by itself, and the sums are merged in the blocks' order. Without that, one
+So that 1, 2 and 4 workers give the same bits, a round's clients are cut into blocks whose size the plan alone decides
+(a quarter of the cohort), each block is summed by itself, and the sums are merged in the blocks' order. Without that, one
 worker would take the whole cohort as one block and add up whatever comes: the lanes could be packed from all clients,
 longest first, and there would be one sum. The workload is that of benchmarks/README.md.
 
@@ -78,7 +78,9 @@ def main() -> None:
             figures["parameters"] = {workers: parameters(name, workers, given.same) for workers in (1, 2, 4)}
             equal = len(set(figures["parameters"].values())) == 1
             good &= equal
-            print(f"{name:<5} 1, 2 and 4 workers after {given.same} rounds: {'the same bits' if equal else 'DIFFERENT'}")
+            print(
+                f"{name:<5} 1, 2 and 4 workers after {given.same} rounds: {'the same bits' if equal else 'DIFFERENT'}"
+            )
     if given.json:
         given.json.write_text(json.dumps({"machine": describe(), "rounds": given.rounds, **found}, indent=1))
     sys.exit(not good)

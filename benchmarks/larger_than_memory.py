@@ -16,7 +16,7 @@ nothing of the file is in the cache. Each way is a process of its own. They do a
 every round, and whoever is not asked waits, so that a busy machine slows all; the first round is not counted.
 
 wall   the in-memory round's seconds over this way's: the rate, median of the pairs; CPU likewise, all processes
-disk   the rate at which this disk was measured to give a client's bytes at random, four reads at a time, past the cache;
+disk   the rate at which this disk was measured to give a client's bytes at random, four reads at a time, uncached:
        where what a round reads takes it longer than training, the disk is the floor, and "of floor" says how near it is
 
 The limit is a child of this process's own memory control group (cgroup version 1, or 2 where its memory controller is

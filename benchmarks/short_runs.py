@@ -31,6 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,9 @@ def line(row: dict[str, Any]) -> str:
         return f"{seconds:.1f}{'*' if partly else ' '}"
 
     cells = "".join(f"{cell(way):>11}" for way in WAYS)
-    return f"{row['model']:<6}{row['rounds']:>7}{cells}{row['ratio']:>8.2f}  " + " ".join(f"{r:.2f}" for r in row["ratios"])
+    return f"{row['model']:<6}{row['rounds']:>7}{cells}{row['ratio']:>8.2f}  " + " ".join(
+        f"{r:.2f}" for r in row["ratios"]
+    )
 
 
 def whole(way: str, name: str, rounds: int, given: argparse.Namespace) -> dict[str, Any]:
@@ -157,10 +160,8 @@ def child(way: str, name: str, rounds: int, seconds: float) -> None:
         if kind == "RoundCommitted" and not measured.another() and event.round < rounds:
             raise Enough
 
-    try:
+    with suppress(Enough):
         insitu.run(plan, clients, rounds=rounds, engine=engine, store=None, observers=[note])
-    except Enough:
-        pass
     print(json.dumps({"each": measured.each, "notices": said}))
 
 

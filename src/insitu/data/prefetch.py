@@ -56,9 +56,7 @@ Loaded = tuple[Client | None, Exception | None, int]
 class Walk:
     """One announcement. Its thread starts when the first client is asked for, and ends with the last or ``end``."""
 
-    def __init__(
-        self, load: Load, order: deque[int], budget: int, soon: Soon | None, ready: dict[int, Loaded]
-    ) -> None:
+    def __init__(self, load: Load, order: deque[int], budget: int, soon: Soon | None, ready: dict[int, Loaded]) -> None:
         """``ready``: what an earlier walk left."""
         self._load, self._order, self._budget, self._soon = load, order, budget, soon
         self._waiting = set(order) - set(ready)
