@@ -3,8 +3,8 @@
     python benchmarks/bits.py [--models lr,mlp] [--rounds 30] [--lanes N] [--same 3] [--json FILE]
 
 So that 1, 2 and 4 workers give the same bits, a round's clients are cut into blocks whose size the plan alone decides
-(a quarter of the cohort), each block is summed by itself, and the sums are merged in the blocks' order. Without that, one
-worker would take the whole cohort as one block and add up whatever comes: the lanes could be packed from all clients,
+(a quarter of the cohort), each block is summed by itself, and the sums are merged in the blocks' order. Without that,
+one worker would take the whole cohort as one block and add up whatever comes: the lanes could be packed from all clients,
 longest first, and there would be one sum. The workload is that of benchmarks/README.md.
 
 cost  two processes with the vectorised engine, one with the plan's blocks and one with a single block, do a round of

@@ -15,8 +15,8 @@ from insitu.core import tree
 from insitu.core.types import Client
 
 BUDGET = 160 << 20
-"""Bytes of clients that wait, at least one: some blocks of usual clients, so that a whole block is there at once, and no
-more, so that memory is used again while it is in a cache."""
+"""Bytes of clients that wait, at least one: some blocks of usual clients, so that a whole block is there at once, and
+no more, so that memory is used again while it is in a cache."""
 
 NAMED = 32 << 20
 """Bytes that the disk is told of before they are read, at least one client's."""
@@ -90,7 +90,7 @@ class Walk:
         return client
 
     def end(self, keep: set[int] = frozenset()) -> dict[int, Loaded]:  # type: ignore[assignment]
-        """Nobody asks any more: the thread ends after the client that it is at. Returns those ready that are to be kept."""
+        """Nobody asks any more: the thread ends after the client that it is at. Returns what is ready and to be kept."""
         with self._turn:
             while self._busy in keep and not self._ended:
                 self._turn.wait()
