@@ -20,7 +20,7 @@ from insitu.engines.spmd import Spmd
 
 def main(out: Path) -> None:
     torch.set_num_threads(1)
-    engine = Spmd(timeout=30.0, lanes=3, compile=False)
+    engine = Spmd(timeout=120.0, lanes=3, compile=False)
     ranks = engine.ranks()
     for name, case in {**CASES, **STEPS}.items():
         told: dict[str, Any]

@@ -23,6 +23,7 @@ from insitu.engines.vectorized import Vectorized
 
 HERE = Path(__file__).parent
 WORLDS = (2, 3)
+pytestmark = pytest.mark.timeout(600)  # the first test waits for all ranks to have run all cases
 CLOSE = {"float64": 1e-12, "float32": 1e-6}
 
 
@@ -40,7 +41,7 @@ def started(world: int, out: Path) -> None:
         for rank in range(world)
     ]
     try:
-        codes = [rank.wait(100) for rank in ranks]
+        codes = [rank.wait(500) for rank in ranks]
     finally:
         for rank, log in zip(ranks, logs, strict=True):
             rank.kill()

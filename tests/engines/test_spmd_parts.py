@@ -196,7 +196,7 @@ dist.destroy_process_group()
 """
 
 
-def ranks(program: str, world: int, *own: str, timeout: float = 60) -> list[subprocess.CompletedProcess[str]]:
+def ranks(program: str, world: int, *own: str, timeout: float = 110) -> list[subprocess.CompletedProcess[str]]:
     """This program on so many ranks; ``own`` is each one's argument beside its rank."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -238,7 +238,7 @@ from insitu.data.clients import Clients
 from insitu.engines.spmd import Spmd
 from insitu.learners.torch import TorchLearner
 rank = int(sys.argv[1])
-engine = Spmd(timeout=20)
+engine = Spmd(timeout=60)
 
 def said(lr=0.1, width=4, shift=0.0, seed=1, rows=12, ids=None, weights=0):
     torch.manual_seed(weights)
@@ -346,7 +346,7 @@ torch.manual_seed(0)
 plan = insitu.Plan(DataParallel(batch_size=1, steps=1), learner=TorchLearner(torch.nn.Linear(2, 2)))
 try:
     clients = Clients.from_arrays(x, np.arange(4) % 2)
-    insitu.run(plan, clients, rounds=1, engine=Spmd(timeout=20), store=None, observers=[])
+    insitu.run(plan, clients, rounds=1, engine=Spmd(timeout=60), store=None, observers=[])
 except EngineError as error:
     print(error)
 """

@@ -69,7 +69,9 @@ class Launcher:
         command = [sys.executable, "-m", "insitu", "run", str(self.file)]
         for change in self.changes:
             command += ["--set", change]
-        threads = str(max(1, len(os.sched_getaffinity(0)) // count))
+        from insitu.engines.processes.engine import usable_cores
+
+        threads = str(max(1, usable_cores() // count))
         base = {
             "OMP_NUM_THREADS": threads,
             **os.environ,

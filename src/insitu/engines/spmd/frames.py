@@ -58,7 +58,7 @@ def receive(sender: int) -> tuple[Any, int]:
         if isinstance(node, dict):
             return {key: fill(value) for key, value in node.items()}
         if isinstance(node, (list, tuple)):
-            if len(node) == 4 and node[0] == _MARK:
+            if len(node) == 4 and isinstance(node[0], str) and node[0] == _MARK:
                 array, raw = _empty(*node[1:])
                 dist.recv(raw, sender)
                 size += raw.nbytes

@@ -5,14 +5,11 @@ Every rank walks all tasks of a round and yields the same items, so that its ser
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, groupby
 from typing import Any
-
-import torch
 
 from insitu.core import tree
 from insitu.core.errors import EngineError, UpdateError
@@ -28,7 +25,7 @@ from insitu.engines.vectorized import Vectorized
 from insitu.engines.vectorized.session import VectorizedSession
 from insitu.rounds.fold import in_blocks
 
-OWN = ("ranks", "backend", "inner", "seconds", "versions")
+OWN = ("ranks", "backend", "inner", "seconds", "gradient")
 """The choices that are this engine's; all others are the inner engine's."""
 STEADY = 0.15
 """How far measured speeds may be from those in use before shares follow them."""
@@ -257,7 +254,6 @@ class SpmdSession:
             "backend": self.ranks.backend,
             "inner": self._engine.part_name(),
             "seconds": list(self._seconds),
-            "versions": {"torch": torch.__version__, "python": platform.python_version()},
         }
 
 
