@@ -6,7 +6,7 @@ Logistic regression (784 → 10) on clients of the sizes of benchmarks/README.md
 array in memory, so that loading costs next to nothing and what is beside training shows most. With a store, as runs
 have.
 
-start         seconds from this script's first line, imports included, to the first round; "start_cpu" what it took of CPU
+start         seconds from this script's first line, imports included, to the first round; and their CPU
 PSS           of the whole tree of processes: after each round, and the largest seen, sampled every five seconds
 bookkeeping   CPU outside of the engine's session over the tree's CPU of the same rounds: drawing the cohort, making the
               tasks, reduce, events, store; all threads of this process but the one that trains count as such
