@@ -8,7 +8,7 @@ uniformly; one epoch of SGD in batches of 10. Nothing is lighter than the logist
 of the disk; mlp is 784-200-200-10.
 
 in memory  the array read into memory as a whole, no limit
-npy        the file, read by client (``Clients.from_npy``)
+npy        the file, read by client (as by ``Clients.from_npy``)
 parquet    a table with a row group a client, a column of lists (``Clients.from_parquet``), uncompressed
 
 Both files are read in a control group whose memory, the page cache of the file included, is limited; before it starts,
@@ -16,8 +16,8 @@ nothing of the file is in the cache. Each way is a process of its own. They do a
 every round, and whoever is not asked waits, so that a busy machine slows all; the first round is not counted.
 
 wall   the in-memory round's seconds over this way's: the rate, median of the pairs; CPU likewise, all processes
-disk   the rate at which this disk was measured to give a client's bytes at random, four reads at a time, uncached:
-       where what a round reads takes it longer than training, the disk is the floor, and "of floor" says how near it is
+disk   the rate at which this disk was measured to give a client's bytes at random, four reads at a time, past the
+       cache; where what a round reads takes it longer than training, it is the floor: "of_floor" says how near
 
 The limit is a child of this process's own memory control group (cgroup version 1, or 2 where its memory controller is
 delegated); where that is not to be had, the script says so and stops. The files are removed at the end. Exit status 1

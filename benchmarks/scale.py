@@ -6,7 +6,7 @@ Logistic regression (784 → 10) on clients of the sizes of benchmarks/README.md
 array in memory, so that loading costs next to nothing and what is beside training shows most. With a store, as runs
 have.
 
-start         seconds from this script's first line, imports included, to the first round
+start         seconds from this script's first line, imports included, to the first round; and their CPU
 PSS           of the whole tree of processes: after each round, and the largest seen, sampled every five seconds
 bookkeeping   CPU outside of the engine's session over the tree's CPU of the same rounds: drawing the cohort, making the
               tasks, reduce, events, store; all threads of this process but the one that trains count as such
@@ -57,6 +57,7 @@ class Meter:
 
     inside: float = 0.0
     start: float = 0.0
+    start_cpu: float = 0.0
     rows: list[dict[str, float]] = field(default_factory=list)
     last: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
 
@@ -66,7 +67,7 @@ class Meter:
     def __call__(self, event: Any) -> None:
         kind = type(event).__name__
         if kind == "RoundStarted" and not self.start:
-            self.start, self.last = time.perf_counter() - BEGAN, self.now()
+            self.start, self.start_cpu, self.last = time.perf_counter() - BEGAN, cpu_seconds(os.getpid()), self.now()
         elif kind == "RoundCommitted":
             now = self.now()
             wall, own, inside, tree = (b - a for a, b in zip(self.last, now, strict=True))
@@ -154,6 +155,7 @@ def measured(meter: Meter, peak: int) -> dict[str, Any]:
     half = (len(memory) + 1) // 2
     return {
         "start_s": meter.start,
+        "start_cpu_s": meter.start_cpu,
         "pss_gib": peak / 2**30,
         "growth": max(memory[half:], default=memory[-1]) / max(memory[:half]),
         "bookkeeping": sum(row["beside_s"] for row in rows) / sum(row["cpu_s"] for row in rows),

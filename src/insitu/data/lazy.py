@@ -75,7 +75,7 @@ class Lazy:
         return Client(client.id, client.data.take(learn), client.data.take(held))
 
     def soon(self, place: int) -> int:
-        """The client will be asked for next, as a loader with a method ``soon`` is told. Returns the client's bytes."""
+        """The client will be asked for next: a loader with a method ``soon`` is told. Returns the client's bytes."""
         named = getattr(self._load, "soon", None)
         return int(named(self.ids.keys[place])) if named is not None else 0
 

@@ -78,7 +78,7 @@ class Mapped:
         return int(dense[0]) if alike else 0
 
     def _runs(self, rows: np.ndarray) -> list[tuple[int, int, np.ndarray]]:
-        """Rows that lie close together: the first, the one after the last, and the places in ``rows`` of all."""
+        """Rows that lie close together: the first, the one after the last, and the places of all in ``rows``."""
         order = np.argsort(rows, kind="stable")
         ascending, each = rows[order], self._each
         apart = np.diff(ascending) * each > GAP + each

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from insitu.core import tree
 from insitu.core.types import Client
 
 BUDGET = 160 << 20
-"""Bytes of clients that wait, at least one: some blocks of usual clients, so that a whole block is there at once, and
-no more, so that memory is used again while it is in a cache."""
+"""Bytes of clients that wait, at least one: a block of large clients (256 of 600 KiB), or many of usual ones, so that a
+whole block is there at once."""
 
 NAMED = 32 << 20
 """Bytes that the disk is told of before they are read, at least one client's."""
@@ -89,13 +89,13 @@ class Walk:
         assert client is not None
         return client
 
-    def end(self, keep: set[int] = frozenset()) -> dict[int, Loaded]:  # type: ignore[assignment]
-        """Nobody asks any more: the thread ends after the client that it is at. Returns what is ready and to be kept."""
+    def end(self, keep: Collection[int] = ()) -> dict[int, Loaded]:
+        """Nobody asks any more: the thread ends after the client that it is at. Returns what is ready of ``keep``."""
         with self._turn:
             while self._busy in keep and not self._ended:
                 self._turn.wait()
             self._ended = True
-            kept = {place: self._ready[place] for place in self._ready.keys() & keep}
+            kept = {place: found for place, found in self._ready.items() if place in keep}
             self._ready.clear()
             self._turn.notify_all()
         return kept
