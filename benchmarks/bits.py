@@ -4,8 +4,8 @@
 
 So that 1, 2 and 4 workers give the same bits, a round's clients are cut into blocks whose size the plan alone decides
 (a quarter of the cohort), each block is summed by itself, and the sums are merged in the blocks' order. Without that,
-one worker would take the whole cohort as one block and add up whatever comes: the lanes could be packed from all clients,
-longest first, and there would be one sum. The workload is that of benchmarks/README.md.
+one worker would take the whole cohort as one block and add up whatever comes: the lanes could be packed from all
+clients, longest first, and there would be one sum. The workload is that of benchmarks/README.md.
 
 cost  two processes with the vectorised engine, one with the plan's blocks and one with a single block, do a round of
       the same clients each in turn; the median of the ratios of the pairs (wall), and the ratio of all CPU. Each
