@@ -88,18 +88,29 @@ class Clock:
         self.rounds = {1: first}
         self.later, self.evaluation = later, evaluation
         self.now = 0.0
+        self.joined = None
+        """The round before which another process joins in; from there on rounds take half as long."""
+        self.round = 0
+
+    def choices(self):
+        return {"workers": 2 if self.joined and self.round >= self.joined else 1}
+
+    def processes(self):
+        return {1, 2} if self.round else {1}
 
     def clocks(self):
         return stopwatch.Cost(self.now, 2 * self.now)
 
-    def run(self, plan, clients, *, rounds, observers, evaluate_every, **_):
+    def run(self, plan, clients, *, rounds, observers, evaluate_every, engine, **_):
         (watch,) = observers
+        engine.choices = self.choices
         self.now += self.start
         watch(events.RunStarted("a", 0, "inline", rounds, len(clients), {"engine": "inline"}))
         try:
             for round in range(1, rounds + 1):
                 watch(events.RoundStarted("a", round, 20))
-                self.now += self.rounds.get(round, self.later)
+                self.round = round
+                self.now += self.rounds.get(round, self.later) / self.choices()["workers"]
                 watch(events.RoundCommitted("a", round, 20, 0, 0.0, {}, 2000, 4000))
                 if evaluate_every:
                     self.now += self.evaluation * (3 if round == 1 else 1)
@@ -132,6 +143,30 @@ def test_start_rounds_and_evaluations_are_told_apart(clock, every):
     assert found.cpu_seconds == pytest.approx(2 * found.seconds)
     assert (found.bytes_up, found.bytes_down) == (25 * 2000, 25 * 4000)
     assert found.plain()["start"] == {"seconds": found.start.seconds, "cpu_seconds": found.start.cpu_seconds}
+
+
+def test_rounds_go_on_until_other_processes_have_joined_in(clock, monkeypatch):
+    """As long as one that was started is not at work, usual rounds are still to come."""
+    monkeypatch.setattr(stopwatch, "_processes", clock.processes)
+    clock.joined = 6
+    plan = insitu.Plan(FEDAVG, LogisticLearner(), evaluate_every=0)
+    found = insitu.estimate(plan, CLIENTS, rounds=100)
+    assert found.measured == 8  # five alone, the sixth pays for the change, memory is looked at in the seventh
+    assert found.round.seconds == pytest.approx(1)
+    assert found.choices["workers"] == 2
+    assert found.seconds == pytest.approx(5 + (7 + 4 * 2) + 95 * 1 + 0.25)
+    clock.now, clock.round = 0.0, 0
+    short = insitu.estimate(plan, CLIENTS, rounds=6)  # all rounds of the run are measured: nothing is inferred
+    assert short.seconds == pytest.approx(5 + (7 + 4 * 2) + 1 + 0.25)
+
+
+def test_processes_that_never_join_in_are_not_waited_for(clock, monkeypatch):
+    monkeypatch.setattr(stopwatch, "_processes", clock.processes)
+    monkeypatch.setattr(stopwatch, "PATIENCE", 20.0)
+    plan = insitu.Plan(FEDAVG, LogisticLearner(), evaluate_every=0)
+    found = insitu.estimate(plan, CLIENTS, rounds=100)
+    assert found.measured == 8  # 7 s, and seven of 2 s
+    assert found.round.seconds == pytest.approx(2)
 
 
 def test_quick_rounds_are_measured_longer(clock, monkeypatch):

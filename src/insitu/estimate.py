@@ -111,8 +111,8 @@ def estimate(
     measuring = [cost for cost in watch.evaluations if cost is not None]
     later_measuring = _mean(measuring[1:]) if measuring[1:] else _mean(measuring)
     unusual = watch.cycles[: changed + 1]
-    more = sum(unusual, Cost()) - one * len(unusual)
-    once = watch.before + watch.after + more.at_least_nothing()
+    beyond = sum(unusual, Cost()) - one * len(unusual)
+    once = watch.before + watch.after + beyond.at_least_nothing()
     once += (measuring[0] - later_measuring).at_least_nothing() if measuring else Cost()
     asked = _asked(plan, clients, seed, rounds, watch.asked)
     return Estimate(
