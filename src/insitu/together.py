@@ -21,6 +21,8 @@ SAMPLED = 16
 
 def compare(ranks: Ranks, plan: Plan, clients: Population, start: Variables | None, record: Mapping[str, Any]) -> None:
     """Raises EngineError on every rank where their plans, data or versions differ: which rank, which field."""
+    if ranks.world == 1:
+        return
     fields = {f"plan.{name}": repr(value) for name, value in _flat(plan.config())}
     fields |= {name: str(record[name]) for name in ("seed", "rounds")}
     fields |= {f"version of {name}": value for name, value in record["versions"].items()}
@@ -73,8 +75,16 @@ def _data(clients: Population) -> dict[str, str]:
         ids.update(f"{clients.id_at(place)}\x1f{clients.size_at(place)}\x1f".encode())
     fields["the clients' ids and sizes"] = ids.hexdigest()
     for place in sorted({int(place) for place in np.linspace(0, n - 1, min(n, SAMPLED))}):
-        fields[f"the data of client {clients.id_at(place)!r}"] = _digest(clients.at(place))
+        fields[f"the data of client {clients.id_at(place)!r}"] = _seen(clients, place)
     return fields
+
+
+def _seen(clients: Population, place: int) -> str:
+    """The digest of a client's data, or why it cannot be had here: a client that fails fails in its round."""
+    try:
+        return _digest(clients.at(place))
+    except Exception as error:
+        return f"not to be had ({type(error).__name__}: {error})"
 
 
 def _digest(client: Client) -> str:
