@@ -97,7 +97,8 @@ class MaxPool(Link):
     def shape(self, before: tuple[int, ...]) -> tuple[int, ...]:
         if len(before) != 3:
             raise ValueError(f"pooling on examples of shape {list(before)}")
-        self.after = tuple(self._module(torch.empty(1, *before, device="meta")).shape[1:])
+        # On the CPU: pooling on the meta device imports a computer algebra system first, a quarter of a second.
+        self.after = tuple(self._module(torch.zeros(1, *before)).shape[1:])
         return self.after
 
     def hold(self, parameters: Mapping[str, Tensor], x: Tensor, memory: Memory) -> Tensor:
