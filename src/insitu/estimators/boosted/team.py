@@ -21,11 +21,13 @@ import numpy as np
 
 from insitu.core.errors import EngineError, MissingExtra
 
-# With -P and the parent's own path: what is importable there is importable in the worker, and nothing else is.
+# With -P and the parent's own path: what is importable there is importable in the worker, and nothing else is. The file is
+# run by its place, so that a worker imports numpy and xgboost, and not all of this room.
 _START = (
-    "import sys; folder, rank, *sys.path = sys.argv[1:];"
-    " from insitu.estimators.boosted.worker import main; main(folder, int(rank))"
+    "import runpy, sys; file, folder, rank, *sys.path = sys.argv[1:];"
+    " runpy.run_path(file)['main'](folder, int(rank))"
 )
+_WORKER = Path(__file__).with_name("worker.py")
 LOOK_UP = 0.02
 """Seconds between looks at the workers."""
 LAST = 1500
@@ -68,7 +70,7 @@ def _ask_for_xgboost() -> None:
 
 
 def _started(folder: Path, rank: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-P", "-c", _START, str(folder), str(rank), *sys.path]
+    command = [sys.executable, "-P", "-c", _START, str(_WORKER), str(folder), str(rank), *sys.path]
     # Threads are those of n_jobs, whatever the environment says.
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     with (folder / f"log{rank}").open("wb") as log:
@@ -82,7 +84,8 @@ def _started(folder: Path, rank: int) -> subprocess.Popen[bytes]:
 
 def _watch(workers: Sequence[subprocess.Popen[bytes]], folder: Path, timeout: float) -> None:
     """Returns when all workers have ended well."""
-    seen, since = -1, time.monotonic()
+    seen: tuple[int, ...] = ()
+    since = time.monotonic()
     while True:
         codes = [worker.poll() for worker in workers]
         if all(code == 0 for code in codes):
@@ -90,8 +93,9 @@ def _watch(workers: Sequence[subprocess.Popen[bytes]], folder: Path, timeout: fl
         if any(codes):
             raise EngineError(_death(workers, folder))
         grown = [_trees(folder, rank) for rank in range(len(workers))]
-        if sum(grown) != seen:
-            seen, since = sum(grown), time.monotonic()
+        now = (*grown, *((folder / f"alone{rank}").exists() for rank in range(len(workers))))
+        if now != seen:
+            seen, since = now, time.monotonic()
         if time.monotonic() - since > timeout:
             raise EngineError(_silence(workers, grown, timeout))
         time.sleep(LOOK_UP)

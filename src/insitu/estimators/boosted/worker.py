@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+# xgboost imports scikit-learn where it is there, which takes six times as long as all the rest and is not used here.
+sys.modules.setdefault("sklearn", None)  # type: ignore[arg-type]
+
 import xgboost
 from xgboost import collective
 from xgboost.callback import TrainingCallback
