@@ -57,11 +57,11 @@ $(VENV)/.demo: $(METADATA) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.test: $(METADATA) | $(BIN)/python
-	$(INSTALL) -e '.[torch,plots,frames,parquet,test]'
+	$(INSTALL) -e '.[torch,plots,frames,parquet,trees,test]'
 	@touch $@
 
 $(VENV)/.dev: $(METADATA) | $(BIN)/python
-	$(INSTALL) -e '.[torch,plots,frames,parquet,dev]'
+	$(INSTALL) -e '.[torch,plots,frames,parquet,trees,dev]'
 	@touch $@
 
 $(VENV)/.docs: $(METADATA) | $(BIN)/python

@@ -108,7 +108,8 @@ class Boosting(Algorithm):
         if x.shape[1] != len(asked["edges"]):
             raise DataError(f"client {client.id!r} has {x.shape[1]} features, the bins {len(asked['edges'])}")
         if task.kind == "evaluate":
-            return Update({}, {}, self._metrics(BoostedTrees(self.loss, asked["base"], asked["trees"]).margins(x), y)), memory
+            margin = BoostedTrees(self.loss, asked["base"], asked["trees"]).margins(x)
+            return Update({}, {}, self._metrics(margin, y)), memory
         whole = len(asked["trees"]["value"]) - (level != GROWN)
         margin, memory = _margins(x, asked, whole, memory)
         metrics = self._metrics(margin, y)
@@ -131,7 +132,7 @@ class Boosting(Algorithm):
         return Variables(shared={"base": state["base"], **state["trees"]})
 
     def measures(self, state: dict[str, Any]) -> dict[str, float]:
-        return {"trees": float(len(state["trees"]["value"]) - (int(state["level"]) != GROWN)) if state["edges"].size else 0.0}
+        return {"trees": float(max(0, len(state["trees"]["value"]) - (int(state["level"]) != GROWN)))}
 
     def model(self, state: dict[str, Any]) -> BoostedTrees:
         return BoostedTrees(self.loss, state["base"], state["trees"])
@@ -151,12 +152,12 @@ class Boosting(Algorithm):
 
     def _columns(self, data: Data, where: str) -> tuple[np.ndarray, np.ndarray]:
         """x [n, F] and y [n] in float32; DataError, naming ``where``, where they are no such thing."""
-        x = points(data, where).astype(np.float32)
+        x = _float32(points(data, where))
         y = None if data.y is None else arrays.asnumpy(data.y)
         if y is None or y.ndim != 1 or y.dtype.kind not in "biuf":
             found = "no labels" if y is None else f"y of type {y.dtype} in shape {y.shape}"
             raise DataError(f"{where} has {found}: give numbers in shape [n]")
-        y = y.astype(np.float32)
+        y = _float32(y)
         if not (np.isfinite(x).all() and np.isfinite(y).all()):
             raise DataError(f"{where} has numbers that are NaN or Inf in float32: fill them in, or scale them")
         if self.loss == "logistic" and not np.isin(y, (0, 1)).all():
@@ -242,10 +243,10 @@ class BoostedTrees:
 
     def margins(self, x: Any) -> np.ndarray:
         """The scores [n] of the examples x [n, F]: values for squared loss, log odds for logistic."""
-        x = points(Data(arrays.asnumpy(x)), "x").astype(np.float32)
+        x = _float32(points(Data(arrays.asnumpy(x)), "x"))
         largest = int(self.trees["feature"].max(initial=-1))
         if x.shape[1] <= largest:
-            raise DataError(f"x has {x.shape[1]} features, and the trees ask for feature {largest}: give the same columns")
+            raise DataError(f"x has {x.shape[1]} features, the trees ask for feature {largest}: give the same columns")
         margin = np.full(len(x), self.base, np.float32)
         for feature, threshold, value in zip(*(self.trees[n] for n in ("feature", "threshold", "value")), strict=True):
             margin += value[_route(x, feature, threshold)]
@@ -262,6 +263,11 @@ class BoostedTrees:
             raise PlanError("loss='squared' has no probabilities: use predict, or train with loss='logistic'")
         p = _sigmoid(self.margins(x))
         return np.stack([1 - p, p], axis=1)
+
+
+def _float32(x: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # what becomes Inf is refused, or lies beyond every threshold
+        return x.astype(np.float32)
 
 
 def _sigmoid(margin: np.ndarray) -> np.ndarray:
@@ -312,8 +318,9 @@ def _summaries(x: np.ndarray, most: int) -> dict[str, dict[str, np.ndarray]]:
     for f, column in enumerate(x.T):
         value, count = np.unique(column, return_counts=True)
         if len(value) > most:
-            last = np.unique(np.searchsorted(count.cumsum(), np.arange(1, most + 1) * (len(column) / most)).clip(0, len(value) - 1))
-            count = np.diff(count.cumsum()[last], prepend=0)
+            ranks = count.cumsum()
+            last = np.unique(np.searchsorted(ranks, np.arange(1, most + 1) * len(column) // most))
+            count = np.diff(ranks[last], prepend=0)
             value = value[last]
             value[0] = column.min()
         found[str(f)] = {"value": value, "count": count.astype(float)}

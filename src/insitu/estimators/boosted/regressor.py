@@ -19,7 +19,8 @@ class DistributedXGBRegressor(RegressorMixin, Boosted):
     def fit(self, X: Any, y: Any, groups: Any = None) -> DistributedXGBRegressor:
         """Trains on X [n, F] and numbers y [n]; one worker a distinct group of ``groups`` [n], or None."""
         x, y = self._checked(X, y, y_numeric=True)
-        self._train(x, y.astype(np.float64), groups, {"objective": (self.params or {}).get("objective", "reg:squarederror")})
+        objective = (self.params or {}).get("objective", "reg:squarederror")
+        self._train(x, y.astype(np.float64), groups, {"objective": objective})
         return self
 
     def predict(self, X: Any) -> np.ndarray:

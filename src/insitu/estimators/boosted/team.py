@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -19,12 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from insitu.core.errors import EngineError, MissingExtra
+from insitu.core.errors import EngineError
 
 # With -P and the parent's own path: what is importable there is importable in the worker, and nothing else is. The file is
-# run by its place, so that a worker imports numpy and xgboost, and not all of this room.
+# run by its place, so that not all of this room is imported; nor is scikit-learn, which xgboost imports where it can: that
+# takes six times as long as all the rest, and is not used there.
 _START = (
-    "import runpy, sys; file, folder, rank, *sys.path = sys.argv[1:];"
+    "import runpy, sys; file, folder, rank, *sys.path = sys.argv[1:]; sys.modules['sklearn'] = None;"
     " runpy.run_path(file)['main'](folder, int(rank))"
 )
 _WORKER = Path(__file__).with_name("worker.py")
@@ -41,7 +43,6 @@ def train(parts: Sequence[tuple[np.ndarray, np.ndarray]], params: dict[str, Any]
 
     Raises EngineError, naming the worker, where one dies or none has finished a tree for ``timeout`` seconds.
     """
-    _ask_for_xgboost()
     with tempfile.TemporaryDirectory(prefix="insitu-trees-") as name:
         folder = Path(name)
         job = {"params": params, "trees": trees, "world": len(parts), "timeout": timeout}
@@ -60,13 +61,6 @@ def train(parts: Sequence[tuple[np.ndarray, np.ndarray]], params: dict[str, Any]
             for worker in workers:
                 worker.wait()
         return (folder / "model").read_bytes()
-
-
-def _ask_for_xgboost() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("xgboost") is None:
-        raise MissingExtra("xgboost", "trees", "training trees over workers")
 
 
 def _started(folder: Path, rank: int) -> subprocess.Popen[bytes]:
@@ -93,7 +87,7 @@ def _watch(workers: Sequence[subprocess.Popen[bytes]], folder: Path, timeout: fl
         if any(codes):
             raise EngineError(_death(workers, folder))
         grown = [_trees(folder, rank) for rank in range(len(workers))]
-        now = (*grown, *((folder / f"alone{rank}").exists() for rank in range(len(workers))))
+        now = (*grown, len([*folder.glob("ready*"), *folder.glob("met*")]))
         if now != seen:
             seen, since = now, time.monotonic()
         if time.monotonic() - since > timeout:
@@ -102,20 +96,23 @@ def _watch(workers: Sequence[subprocess.Popen[bytes]], folder: Path, timeout: fl
 
 
 def _death(workers: Sequence[subprocess.Popen[bytes]], folder: Path) -> str:
-    """Who died, of what. Others end soon after, and may be seen first: one that was killed, or said why, is the cause."""
+    """Who died, of what. Others end soon after and may be seen first: the cause is one killed, or the first to say why."""
     until = time.monotonic() + SECOND_LOOK
     while time.monotonic() < until and not any((worker.poll() or 0) < 0 for worker in workers):
         time.sleep(LOOK_UP)
     dead = {rank: code for rank, worker in enumerate(workers) if (code := worker.poll())}
-    said = {rank: (folder / f"log{rank}").read_text(errors="replace").strip() for rank in dead}
-    rank = min(dead, key=lambda r: (dead[r] > 0, (folder / f"alone{r}").exists() is False, r))
+    said = {rank: file for rank in dead if (file := folder / f"said{rank}").exists()}
+    rank = min(dead, key=lambda r: (dead[r] > 0, said[r].stat().st_mtime_ns if r in said else math.inf, r))
     if dead[rank] < 0:
         how = f"was killed by {signal.Signals(-dead[rank]).name}"
-        cure = ": if it was the system, for want of memory, use fewer workers or fewer rows" * (dead[rank] == -signal.SIGKILL)
+        by_system = dead[rank] == -signal.SIGKILL
+        cure = ": if it was the system, for want of memory, use fewer workers or fewer rows" if by_system else ""
     else:
         how, cure = f"ended with status {dead[rank]}", ""
-    tail = f"\n{said[rank][-LAST:]}" if said[rank] else ""
-    return f"worker {rank} of {len(workers)} {how} after {_trees(folder, rank)} trees, so there is no model{cure}{tail}"
+    text = said.get(rank, folder / f"log{rank}").read_text(errors="replace").strip()[-LAST:]
+    tail = f"\n{text}" if text else ""
+    grown = _trees(folder, rank)
+    return f"worker {rank} of {len(workers)} {how} after {grown} trees, so there is no model{cure}{tail}"
 
 
 def _silence(workers: Sequence[subprocess.Popen[bytes]], grown: Sequence[int], timeout: float) -> str:

@@ -76,7 +76,7 @@ class Boosted(BaseEstimator):
         return examples(self, X, y, dtype=np.float64, allow_nd=False, **_MAY_LACK, **options)
 
     def _train(self, x: np.ndarray, y: np.ndarray, groups: Any, objective: dict[str, Any]) -> None:
-        settings = {**self._settings(), **objective}
+        settings, library = {**self._settings(), **objective}, xgboost()
         parts = self._parts(len(x), groups)
         raw = train(
             [(x[rows], y[rows]) for rows in parts],
@@ -85,7 +85,7 @@ class Boosted(BaseEstimator):
             float(checks.positive(timeout=self.timeout)),
         )
         self.n_workers_ = len(parts)
-        self.booster_ = xgboost().Booster(model_file=bytearray(raw))
+        self.booster_ = library.Booster(model_file=bytearray(raw))
 
     def _settings(self) -> dict[str, Any]:
         given = dict(self.params or {})
@@ -95,7 +95,7 @@ class Boosted(BaseEstimator):
         for name, value in ONLY.items():
             if given.get(name, value) != value:
                 raise PlanError(
-                    f"params has {name}={given[name]!r}, and histograms of rows on CPUs are what workers add: leave it out"
+                    f"params has {name}={given[name]!r}, and what workers add are histograms of rows on CPUs: leave it out"
                 )
         return {
             **ONLY,
@@ -121,8 +121,8 @@ class Boosted(BaseEstimator):
             _, place = np.unique(groups, return_inverse=True)
             parts = [np.flatnonzero(place == i) for i in range(place.max() + 1)]
         if len(parts) > MOST_WORKERS:
-            cure = "give fewer workers" if groups is None else "leave groups out and say workers=…, the trees are the same"
-            raise PlanError(f"{len(parts)} worker processes are more than {MOST_WORKERS} on one machine: {cure}")
+            cure = "give fewer" if groups is None else "leave groups out and say workers=…, for the same trees"
+            raise PlanError(f"{len(parts)} worker processes are more than {MOST_WORKERS}, the most on one machine: {cure}")
         return parts
 
     def _predicted(self, X: Any, **options: Any) -> np.ndarray:

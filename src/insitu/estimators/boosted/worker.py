@@ -5,23 +5,20 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-# xgboost imports scikit-learn where it is there, which takes six times as long as all the rest and is not used here.
-sys.modules.setdefault("sklearn", None)  # type: ignore[arg-type]
-
 import xgboost
 from xgboost import collective
 from xgboost.callback import TrainingCallback
 from xgboost.tracker import RabitTracker
 
 LOOK_UP = 0.02
+MOST_WORDS = 600
+"""Characters of an error that are told."""
 PARENT = os.getppid()
 
 
@@ -39,16 +36,26 @@ class Beat(TrainingCallback):
 
 
 def main(folder: str, rank: int) -> None:
+    """Works, or ends with what went wrong in a few words."""
+    try:
+        work(folder, rank)
+    except Exception as error:
+        what = str(error).partition("Stack trace:")[0].strip()
+        (Path(folder) / f"said{rank}").write_text(f"{type(error).__name__}: {what[:MOST_WORDS]}")
+        os._exit(1)  # a tracker that is left at this moment would wait, and complain
+
+
+def work(folder: str, rank: int) -> None:
     """Trains with the others and, at rank 0, writes the model."""
     place = Path(folder)
     job = json.loads((place / "job.json").read_text())
     x, y = np.load(place / f"x{rank}.npy"), np.load(place / f"y{rank}.npy")
     world, seconds = job["world"], max(1, math.ceil(job["timeout"]))
     tracker = _tracker(place, world, seconds) if world > 1 and rank == 0 else None
-    (place / f"alone{rank}").touch()  # until others are there, whatever goes wrong is this one's own
-    args = {**_address(place, job["timeout"]), "dmlc_task_id": f"{rank:04d}", "dmlc_timeout": seconds} if world > 1 else {}
-    with collective.CommunicatorContext(**args) if world > 1 else nullcontext():
-        (place / f"alone{rank}").unlink()
+    (place / f"ready{rank}").touch()
+    own = {"dmlc_task_id": f"{rank:04d}", "dmlc_timeout": seconds}
+    with collective.CommunicatorContext(**_address(place, job["timeout"]), **own) if world > 1 else nullcontext():
+        (place / f"met{rank}").touch()
         rows = xgboost.QuantileDMatrix(x, y, max_bin=job["params"]["max_bin"], nthread=job["params"]["nthread"])
         booster = xgboost.train(job["params"], rows, job["trees"], callbacks=[Beat(place / f"beat{rank}")])
         if rank == 0:
