@@ -79,3 +79,11 @@ def test_phones_that_are_not_waited_for_save_time() -> None:
     assert max(first[-1], minute[-1], never[-1]) < waits[-1]
     for history in found.values():
         assert history[-1]["accuracy"] > 0.6
+
+
+def test_trees_are_the_same_on_workers_and_clients() -> None:
+    pytest.importorskip("xgboost")
+    found = example("trees_over_workers").main()
+    assert len(found) == 3
+    for name, p in found.items():
+        np.testing.assert_allclose(p, found["one process"], rtol=0, atol=1e-5, err_msg=name)
