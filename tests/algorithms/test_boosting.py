@@ -1,4 +1,4 @@
-"""Boosting: the trees of XGBoost, whoever holds the rows; with few bins nearly its trees; what cannot be grown is refused."""
+"""Boosting: XGBoost's trees, whoever holds the rows; with few bins as good ones; what cannot be grown is refused."""
 
 import numpy as np
 import pytest
@@ -68,7 +68,9 @@ def test_each_argument_is_xgboosts(ours, theirs):
     x, y = table(seed=3)
     algorithm = Boosting(**{"trees": 5, "depth": 3, "loss": "squared", **ours})
     found = grow(algorithm, x, y, np.array_split(np.arange(len(x)), 3)).model().margins(x)
-    np.testing.assert_allclose(found, by_xgboost(x, y, 5, "squared", **{"max_depth": 3, **theirs})(x), rtol=0, atol=2e-6)
+    np.testing.assert_allclose(
+        found, by_xgboost(x, y, 5, "squared", **{"max_depth": 3, **theirs})(x), rtol=0, atol=2e-6
+    )
 
 
 def test_with_fewer_bins_than_values_it_is_as_good():
@@ -180,8 +182,8 @@ def test_one_class_only_is_refused():
 
 def test_clients_of_different_width_are_refused():
     clients = [Client(str(d), Data(np.ones((3, d)), np.arange(3.0))) for d in (2, 3)]
+    plan = insitu.Plan(Boosting(trees=1, loss="squared"))
     with pytest.raises(DataError, match="client '3' told columns"):
-        plan = insitu.Plan(Boosting(trees=1, loss="squared"))
         insitu.run(plan, Raw(*clients), rounds=3, engine=Inline(), store=None, observers=())
 
 

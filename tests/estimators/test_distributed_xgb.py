@@ -157,7 +157,9 @@ def test_a_worker_that_is_stopped_ends_the_fit_after_the_timeout(monkeypatch):
 
 def test_what_xgboost_refuses_is_told_with_its_words():
     x, y = table(40)
-    with pytest.raises(EngineError, match=r"worker \d of 2 ended with status 1 .*\n.*Unknown objective function: `no_such`"):
+    with pytest.raises(
+        EngineError, match=r"worker \d of 2 ended with status 1 .*\n.*Unknown objective function: `no_such`"
+    ):
         DistributedXGBRegressor(2, params={"objective": "no_such"}).fit(x, y)
 
 

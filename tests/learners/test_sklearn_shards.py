@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
-from sklearn.base import clone
+from sklearn.base import clone, is_classifier
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.datasets import load_digits
 from sklearn.decomposition import IncrementalPCA
@@ -64,9 +64,11 @@ def put(estimator, arrays):
 
 def by_hand(estimator, start, x, y, rounds):
     """Parameter averaging with scikit-learn alone: every shard goes over its rows from the mean of all."""
-    more = {"classes": np.unique(y)} if hasattr(estimator, "predict_proba") or "Class" in type(estimator).__name__ else {}
+    more = (
+        {"classes": np.unique(y)} if hasattr(estimator, "predict_proba") or "Class" in type(estimator).__name__ else {}
+    )
     if isinstance(estimator, Perceptron):
-        more = {"classes": np.unique(y)}
+        more = {"classes": np.unique(y)} if is_classifier(estimator) else {}
     mean, steps = start, 1.0
     for _ in range(rounds):
         told, counts = [], []

@@ -50,10 +50,11 @@ class Boosting(Algorithm):
     The defaults are XGBoost's, and so is the arithmetic: float32 values and gradients, sums in float64, equal gains
     go to the first feature. Where no feature has more distinct values than bins, predictions are those of
     ``tree_method="hist"`` to rounding. Clients remember their examples' scores, which spares time and changes nothing.
-    Not here: missing values, several classes, weights of examples, pruning (``DistributedXGBClassifier`` has them).
+    Not here: missing values, several classes, pruning and XGBoost's other options, which ``DistributedXGBClassifier``
+    has.
 
-    The history's ``train_loss`` is that of the trees which were whole before the round. What leaves a client: in round 1
-    values or quantiles of every feature with counts; then sums over the examples in a bin, which may be one example.
+    The history's ``train_loss`` is that of the trees which were whole before the round. What leaves a client: in round
+    1 values or quantiles of every feature with counts; then sums over the examples in a bin, which may be one example.
 
     Reference: Chen and Guestrin, *XGBoost: A Scalable Tree Boosting System*, KDD 2016. Bins are quantiles of the merged
     summaries, where XGBoost has a sketch with a proven bound.
@@ -162,8 +163,8 @@ class Boosting(Algorithm):
             raise DataError(f"{where} has numbers that are NaN or Inf in float32: fill them in, or scale them")
         if self.loss == "logistic" and not np.isin(y, (0, 1)).all():
             raise DataError(
-                f"{where} has the label {y[~np.isin(y, (0, 1))][0]:g}, and loss='logistic' is for 0 and 1: encode labels,"
-                " use loss='squared' for numbers, or DistributedXGBClassifier for several classes"
+                f"{where} has the label {y[~np.isin(y, (0, 1))][0]:g}, and loss='logistic' is for 0 and 1: encode"
+                " labels, use loss='squared' for numbers, or DistributedXGBClassifier for several classes"
             )
         return x, y
 
@@ -328,7 +329,7 @@ def _summaries(x: np.ndarray, most: int) -> dict[str, dict[str, np.ndarray]]:
 
 
 def _edges(value: np.ndarray, count: np.ndarray, bins: int) -> np.ndarray:
-    """The values at which a bin begins, but for the first: every distinct one, or so many that bins hold about as much."""
+    """Where bins begin, but for the first: at every distinct value, or so that all hold about as much."""
     distinct, place = np.unique(value, return_inverse=True)
     if len(distinct) <= bins:
         return distinct[1:]

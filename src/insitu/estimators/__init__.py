@@ -1,4 +1,4 @@
-"""scikit-learn manners: ``fit(X, y, groups=hospital)`` and ``predict(X)``, with one client (or worker) for each group."""
+"""scikit-learn manners: ``fit(X, y, groups=hospital)`` and ``predict(X)``, one client or worker for each group."""
 
 from insitu.estimators.boosted import DistributedXGBClassifier, DistributedXGBRegressor
 from insitu.estimators.classifier import FederatedClassifier

@@ -33,11 +33,13 @@ class DistributedXGBClassifier(ClassifierMixin, Boosted):
     """
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> DistributedXGBClassifier:
-        """Trains on X [n, F], labels y [n] of numbers or text; one worker a distinct group of ``groups`` [n], or None."""
+        """Trains on X [n, F], labels y [n] of numbers or text; one worker a group of ``groups`` [n], or None."""
         x, y = self._checked(X, y)
         check_classification_targets(y)
         if "objective" in (self.params or {}):
-            raise PlanError(f"params has objective={self.params['objective']!r}: leave it out, the classes of y tell it")
+            raise PlanError(
+                f"params has objective={self.params['objective']!r}: leave it out, the classes of y tell it"
+            )
         classes, codes = np.unique(y, return_inverse=True)
         if len(classes) < 2:
             raise DataError(f"y holds only one class, {classes.tolist()[0]!r}: give examples of at least two")

@@ -11,7 +11,7 @@ from insitu.estimators.boosted.trained import Boosted
 
 
 class DistributedXGBRegressor(RegressorMixin, Boosted):
-    """XGBoost for numbers; arguments and attributes are those of :class:`DistributedXGBClassifier`, but for the classes.
+    """XGBoost for numbers; arguments and attributes are those of :class:`DistributedXGBClassifier`, without classes.
 
     The objective is squared error, or another that ``params`` names: ``{"objective": "count:poisson"}``.
     """

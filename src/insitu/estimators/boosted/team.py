@@ -22,9 +22,9 @@ import numpy as np
 
 from insitu.core.errors import EngineError
 
-# With -P and the parent's own path: what is importable there is importable in the worker, and nothing else is. The file is
-# run by its place, so that not all of this room is imported; nor is scikit-learn, which xgboost imports where it can: that
-# takes six times as long as all the rest, and is not used there.
+# With -P and the parent's own path: what is importable there is importable in the worker, and nothing else is. The file
+# is run by its place, so that not all of this room is imported; nor is scikit-learn, which xgboost imports where it can:
+# that takes six times as long as all the rest, and is not used there.
 _START = (
     "import runpy, sys; file, folder, rank, *sys.path = sys.argv[1:]; sys.modules['sklearn'] = None;"
     " runpy.run_path(file)['main'](folder, int(rank))"
@@ -96,7 +96,10 @@ def _watch(workers: Sequence[subprocess.Popen[bytes]], folder: Path, timeout: fl
 
 
 def _death(workers: Sequence[subprocess.Popen[bytes]], folder: Path) -> str:
-    """Who died, of what. Others end soon after and may be seen first: the cause is one killed, or the first to say why."""
+    """Who died, of what.
+
+    Others end soon after, and may be seen first: the cause is one that was killed, or the first to say why.
+    """
     until = time.monotonic() + SECOND_LOOK
     while time.monotonic() < until and not any((worker.poll() or 0) < 0 for worker in workers):
         time.sleep(LOOK_UP)
@@ -106,7 +109,7 @@ def _death(workers: Sequence[subprocess.Popen[bytes]], folder: Path) -> str:
     if dead[rank] < 0:
         how = f"was killed by {signal.Signals(-dead[rank]).name}"
         by_system = dead[rank] == -signal.SIGKILL
-        cure = ": if it was the system, for want of memory, use fewer workers or fewer rows" if by_system else ""
+        cure = ": if it was the system, for want of memory, use fewer workers or rows" if by_system else ""
     else:
         how, cure = f"ended with status {dead[rank]}", ""
     text = said.get(rank, folder / f"log{rank}").read_text(errors="replace").strip()[-LAST:]

@@ -122,7 +122,7 @@ class Boosted(BaseEstimator):
             parts = [np.flatnonzero(place == i) for i in range(place.max() + 1)]
         if len(parts) > MOST_WORKERS:
             cure = "give fewer" if groups is None else "leave groups out and say workers=…, for the same trees"
-            raise PlanError(f"{len(parts)} worker processes are more than {MOST_WORKERS}, the most on one machine: {cure}")
+            raise PlanError(f"{len(parts)} worker processes are more than {MOST_WORKERS}, the most here: {cure}")
         return parts
 
     def _predicted(self, X: Any, **options: Any) -> np.ndarray:
