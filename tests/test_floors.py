@@ -57,6 +57,7 @@ HOMES = {
     "numpy": ("",),
     "torch": ("learners/torch", "engines/vectorized", "engines/spmd", "compress/powersgd", "demo", "bench"),
     "sklearn": ("learners/sklearn", "learners/estimator", "estimators", "data/bundled", "demo"),
+    "xgboost": ("estimators/boosted",),
     "aiohttp": ("engines/https", "dashboard"),
     "sqlalchemy": ("store",),
     "cryptography": ("privacy", "engines/https"),

@@ -91,7 +91,9 @@ def test_fedsgd_of_drawn_batches_is_one_step_along_their_gradient():
     """Three examples of each client, those that the seeds say, weighted by how many there are."""
     module, rows = net(), []
     for client, part in enumerate(PARTS):
-        order = np.random.Generator(np.random.Philox(key=seeds.seed(4, 1, str(client), "batches"))).permutation(len(part))
+        order = np.random.Generator(np.random.Philox(key=seeds.seed(4, 1, str(client), "batches"))).permutation(
+            len(part)
+        )
         rows.append(part[order[:3]])
     loss_of(module, np.concatenate(rows)).backward()
     expected = flat(module) - 0.3 * np.concatenate([p.grad.numpy().reshape(-1) for p in module.parameters()])

@@ -73,6 +73,12 @@ BAD = {
     "batches": ("on", None),
     "keep_optimizer": (None, "yes"),
     "switch": (-1, 1.5, True),
+    "trees": (0, -1, 2.5),
+    "depth": (0, -1, 2.5, 13),
+    "loss": ("log", None),
+    "bins": (0, -1, 1, 2.5),
+    "reg_lambda": (-1, float("nan")),
+    "min_child_weight": (-1, float("inf")),
     "fragments": (0, -1, 1.5),
 }
 

@@ -138,3 +138,11 @@ def test_the_gpt_sends_a_fiftieth_every_fifty_steps(gpt: tuple[ModuleType, list[
     local = module.train("diloco", *short, "algorithm.steps=2", engine="inline").history[1]
     assert local["bytes_up"] == synchronous["bytes_up"]  # a round of one step, and one of any number
     assert local["bytes_down"] == synchronous["bytes_down"]
+
+
+def test_trees_are_the_same_on_workers_and_clients() -> None:
+    pytest.importorskip("xgboost")
+    found = example("trees_over_workers").main()
+    assert len(found) == 3
+    for name, p in found.items():
+        np.testing.assert_allclose(p, found["one process"], rtol=0, atol=1e-5, err_msg=name)

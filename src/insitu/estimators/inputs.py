@@ -33,7 +33,7 @@ def features(estimator: Any, X: Any, *, fitting: bool = False, **options: Any) -
 
 def examples(estimator: Any, X: Any, y: Any, **options: Any) -> tuple[np.ndarray, np.ndarray]:
     """X and y to fit: finite, of one length."""
-    return validate_data(estimator, _array(X), _array(y), allow_nd=True, **options)
+    return validate_data(estimator, _array(X), _array(y), **{"allow_nd": True, **options})
 
 
 def labelled(estimator: Any, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
