@@ -69,7 +69,8 @@ def test_with_a_sketch_it_is_as_good():
     """More distinct values than bins: within 0.002 of the area under the curve."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(6000, 5))
-    y = (x[:, 0] + x[:, 1] * x[:, 2] + rng.normal(scale=0.5, size=6000) > 0).astype(int)
+    score = x[:, 0] + np.sin(2 * x[:, 1]) + x[:, 2] ** 2 / 2 - 0.5
+    y = (score + rng.normal(scale=0.5, size=6000) > 0).astype(int)
     model = DistributedXGBClassifier(20, max_depth=4, max_bin=64).fit(x[:3000], y[:3000])
     theirs = alone(x[:3000], y[:3000], 20, max_depth=4, max_bin=64, objective="binary:logistic")(x[3000:])
     scores = [roc_auc_score(y[3000:], each) for each in (model.predict_proba(x[3000:])[:, 1], theirs)]

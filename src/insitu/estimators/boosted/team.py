@@ -23,8 +23,8 @@ import numpy as np
 from insitu.core.errors import EngineError
 
 # With -P and the parent's own path: what is importable there is importable in the worker, and nothing else is. The file
-# is run by its place, so that not all of this room is imported; nor is scikit-learn, which xgboost imports where it can:
-# that takes six times as long as all the rest, and is not used there.
+# is run by its place, so that not all of this room is imported; nor is scikit-learn, which xgboost would import: that
+# takes six times as long as all the rest, and is not used there.
 _START = (
     "import runpy, sys; file, folder, rank, *sys.path = sys.argv[1:]; sys.modules['sklearn'] = None;"
     " runpy.run_path(file)['main'](folder, int(rank))"
@@ -122,8 +122,8 @@ def _silence(workers: Sequence[subprocess.Popen[bytes]], grown: Sequence[int], t
     stopped = [rank for rank, worker in enumerate(workers) if _is_stopped(worker.pid)]
     who = f"worker {', '.join(map(str, stopped))} is stopped" if stopped else "all of them are running"
     return (
-        f"no worker finished a tree within timeout={timeout:g} s ({who}; trees by worker: {', '.join(map(str, grown))}):"
-        " give a longer timeout if trees take that long"
+        f"no worker finished a tree within timeout={timeout:g} s ({who}; trees by worker:"
+        f" {', '.join(map(str, grown))}): give a longer timeout if trees take that long"
     )
 
 

@@ -95,7 +95,7 @@ class Boosted(BaseEstimator):
         for name, value in ONLY.items():
             if given.get(name, value) != value:
                 raise PlanError(
-                    f"params has {name}={given[name]!r}, and what workers add are histograms of rows on CPUs: leave it out"
+                    f"params has {name}={given[name]!r}, and workers add histograms of rows on CPUs: leave it out"
                 )
         return {
             **ONLY,
