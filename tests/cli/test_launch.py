@@ -33,7 +33,7 @@ def make():
 
 def slow(output, y):
     """Cross-entropy that takes its time, so that there is a moment in which to kill."""
-    time.sleep(0.005)
+    time.sleep(0.04)
     return nn.functional.cross_entropy(output, y, reduction="none")
 '''
 
@@ -124,10 +124,12 @@ def workers_of(launcher: subprocess.Popen[str]) -> dict[int, int]:
     return found
 
 
-def wait_for(what, seconds: float = 200.0):
+def wait_for(what, seconds: float = 200.0, alive: subprocess.Popen[str] | None = None):
+    """What becomes true in time, while this process lives."""
     until = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < until, "it did not happen"
+        assert alive is None or alive.poll() is None, f"it has ended: {alive.communicate()}"
         time.sleep(0.02)
     return found
 
@@ -149,7 +151,7 @@ def kill_and_compare(folder, kills: int, seed: int) -> None:
     at = 0
     for kill in range(kills):
         # Only where something has been committed since the last kill, so that all of them end some day.
-        at = wait_for(lambda at=at: (n := committed(folder)) > at and n)
+        at = wait_for(lambda at=at: (n := committed(folder)) > at and n, alive=launcher)
         time.sleep(draw.uniform(0, 0.3))
         ranks = wait_for(lambda: found if len(found := workers_of(launcher)) == 2 else None)
         victim = ranks[kill % 2 if kill < 2 else draw.randrange(2)]
