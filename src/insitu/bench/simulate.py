@@ -25,6 +25,9 @@ from insitu.rounds.cohort import Uniform
 
 ROUNDS = {"lr": 30, "mlp": 20, "cnn": 4, "lstm": 5}
 """Paired rounds by model, where none are given: half a minute to three minutes each."""
+ROW = {"lr": 10, "mlp": 4}
+"""Rounds in a row before it is the other's turn, where they are short: between two rounds of a run nobody else empties
+the caches, and a process that waits a tenth of a second for each of its rounds takes half as long again for it."""
 
 Say = Callable[[str], None]
 
@@ -113,13 +116,15 @@ def one_model(name: str, data: Workload, rounds: int, settings: Settings, say: S
                     child.round(number, cohort.sample(len(data), 0, number).tolist())
             child.peak = memory.peak
             say(f"  {child.name}: ready after {child.setup:.1f} s, first round {child.seconds[0]:.1f} s")
-        steps = []
-        for number in range(settings.warmup + 1, settings.warmup + rounds + 1):
-            places = cohort.sample(len(data), 0, number)
-            steps.append(data.steps(places))
+        steps, row = [], min(rounds, ROW.get(name, 1))
+        numbers = range(settings.warmup + 1, settings.warmup + rounds + 1)
+        for turn, at in enumerate(range(0, rounds, row)):
+            asked = [(number, cohort.sample(len(data), 0, number)) for number in numbers[at : at + row]]
+            steps += [data.steps(places) for _, places in asked]
             # Whoever goes second finds the machine as the first has left it: they take turns at that too.
-            for child in entrants if number % 2 else entrants[::-1]:
-                child.round(number, places.tolist())
+            for child in entrants[::-1] if turn % 2 else entrants:
+                for number, places in asked:
+                    child.round(number, places.tolist())
         last = settings.warmup + rounds + 1
         for child in entrants:  # untimed, because looking at memory costs time
             with PeakMemory(child.pid) as memory:
@@ -130,7 +135,8 @@ def one_model(name: str, data: Workload, rounds: int, settings: Settings, say: S
             "clients": len(data), "cohort": data.cohort, "source": data.source, "rounds": rounds,
             "steps": float(np.mean(steps)), "parameters": floor.COUNTS[name].parameters,
             "floor": floor.measured(name),
-            "entrants": {child.name: _figures(child, yardstick, settings.warmup, steps) for child in entrants},
+            "row": row,
+            "entrants": {child.name: _figures(child, yardstick, settings.warmup, steps, row) for child in entrants},
         }  # fmt: skip
 
 
@@ -150,9 +156,10 @@ def _children(name: str, settings: Settings, caches: str | None) -> list[Child]:
     ]
 
 
-def _figures(child: Child, yardstick: Child, warmup: int, steps: Sequence[int]) -> dict[str, Any]:
+def _figures(child: Child, yardstick: Child, warmup: int, steps: Sequence[int], row: int) -> dict[str, Any]:
     seconds, cpu = child.seconds[warmup:], child.cpu[warmup:]
-    pairs = [own / other for own, other in zip(seconds, yardstick.seconds[warmup:], strict=True)]
+    theirs = yardstick.seconds[warmup:]
+    pairs = [sum(seconds[at : at + row]) / sum(theirs[at : at + row]) for at in range(0, len(seconds), row)]
     least, most = np.percentile(pairs, [25, 75])
     return {
         "wall_ratio": statistics.median(pairs),

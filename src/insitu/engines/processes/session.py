@@ -50,6 +50,7 @@ class ProcessesSession:
             self._hear(line, wait=False)
             while not line.over():
                 self._hand_out_all(line, 0)
+                idle = False
                 if done := line.first():
                     self._learn(done, line)
                     yield from told(done)
@@ -57,7 +58,9 @@ class ProcessesSession:
                     # Nobody listens while this block is worked off: each worker has another one to go on with.
                     self._hand_out_all(line, 1)
                     self._work_here(block, line, self._here)
-                self._hear(line, wait=line.waiting())
+                else:
+                    idle = line.waiting()
+                self._hear(line, wait=idle)
         finally:
             self._pool.cancel(self._last)
 

@@ -5,6 +5,7 @@ It lives as long as its parent's end of the channel: a parent that dies, however
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import select
@@ -64,40 +65,62 @@ class Inbox:
         return True
 
 
+class Outbox:
+    """What the parent is told, sent by a thread: a parent that is at work itself reads late, and this process goes on."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._frames: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._send, daemon=True)
+        self._thread.start()
+
+    def put(self, frame: Frame) -> None:
+        """To be sent after what was put before."""
+        self._frames.put(frame)
+
+    def close(self) -> None:
+        """Returns when all is sent, or nobody reads any more."""
+        self._frames.put(None)
+        self._thread.join(GRACE)
+
+    def _send(self) -> None:
+        with contextlib.suppress(OSError):  # the parent is gone, and there is nobody to tell
+            for frame in iter(self._frames.get, None):
+                self._channel.post(frame)
+
+
 class Worker:
     """Does what the parent's frames say."""
 
     def __init__(self, channel: Channel, shelf: int) -> None:
-        self._channel, self._shelf = channel, shelf
-        self._inbox = Inbox(channel)
+        self._shelf = shelf
+        self._inbox, self._outbox = Inbox(channel), Outbox(channel)
         self._load: Load | None = None
         self._bench: Bench | None = None
 
     def live(self) -> None:
         """Until the parent wants no more, or is gone."""
-        try:
-            for frame in self._inbox:
-                self._do(frame)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # the parent is gone, and there is nobody to tell
+        for frame in self._inbox:
+            self._do(frame)
         if self._bench:
             self._bench.close()
+        self._outbox.close()
 
     def _do(self, frame: Frame) -> None:
         if frame.tag is Tag.BLOCK:
-            self._channel.post(replace(frame, tag=Tag.DONE, packed=self._work(frame)))
+            self._outbox.put(replace(frame, tag=Tag.DONE, packed=self._work(frame)))
             return
         try:
             if frame.tag is Tag.LOAD:
                 self._load = self._unshelved(frame.packed)
             elif frame.tag is Tag.OPEN and self._load:
                 self._bench = Bench(self._load, adopt(frame.packed))
-                self._channel.send(Tag.READY, value=self._bench.ready())
+                self._outbox.put(Frame(Tag.READY, 0, pack(self._bench.ready())))
             elif frame.tag is Tag.MESSAGE and self._bench:
                 self._bench.keep(frame.number, adopt(frame.packed))
         except Exception as error:
             text = f"{type(error).__name__}: {error}"
-            self._channel.send(Tag.REFUSED, value=Lost(text, traceback.format_exc()))
+            self._outbox.put(Frame(Tag.REFUSED, 0, pack(Lost(text, traceback.format_exc()))))
 
     def _unshelved(self, packed: Packed) -> Load:
         head, places = adopt(packed)
