@@ -66,7 +66,7 @@ class Inbox:
 
 
 class Outbox:
-    """What the parent is told, sent by a thread: a parent that is at work itself reads late, and this process goes on."""
+    """What the parent is told, sent by a thread: where it is at work itself it reads late, and this process goes on."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
