@@ -32,6 +32,8 @@ class Beat(TrainingCallback):
     def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
         with self.path.open("ab") as file:
             file.write(b".")
+        if os.getppid() != PARENT:
+            os._exit(1)  # whoever wanted the model is gone
         return False
 
 
