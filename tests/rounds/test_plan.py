@@ -17,6 +17,7 @@ from insitu.algorithms.fedsgd import FedSGD
 from insitu.algorithms.gossip import Gossip
 from insitu.algorithms.kmeans import KMeans
 from insitu.algorithms.scaffold import Scaffold
+from insitu.algorithms.streaming_diloco import StreamingDiLoCo
 from insitu.compress.half import Half
 from insitu.compress.quantize import Quantize
 from insitu.compress.randomk import RandomK
@@ -102,6 +103,11 @@ REFUSED = {
     ),
     "packing no model": (lambda: Plan(KMeans(), stages=(Half(),)), "Half", "leave it out"),
     "feedback where it is told again": (lambda: Plan(Choco(), MODEL, stages=(TopK(),)), "Choco", "feedback=False"),
+    "feedback for another part": (
+        lambda: Plan(StreamingDiLoCo(), MODEL, stages=(TopK(),)),
+        "StreamingDiLoCo tells another part",
+        "feedback=False",
+    ),
     "feedback for what was packed": (
         lambda: Plan(FedAvg(), MODEL, stages=(TopK(), Quantize(feedback=True))),
         "TopK",

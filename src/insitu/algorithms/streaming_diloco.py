@@ -44,6 +44,7 @@ class StreamingDiLoCo(DiLoCo):
     fragments: int = 2
     limit: ClassVar[str | None] = "fragments=1 is diloco"
     needs_everyone: ClassVar[bool] = True
+    tells_parts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

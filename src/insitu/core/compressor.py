@@ -88,6 +88,11 @@ class Compressor(Stage):
                 f"{method} tells by itself in the next round what {name} left out in this one, and error feedback"
                 f" would tell it a second time: say {name}(…, feedback=False)"
             )
+        if self.feedback and algorithm.tells_parts:
+            return (
+                f"{method} tells another part of the model in each round, to which what {name} left out of this one does"
+                f" not belong: say {name}(…, feedback=False)"
+            )
         if self.feedback and (others := [s for s in before if isinstance(s, Compressor)]):
             return (
                 f"what {name} loses of an update that {type(others[-1]).__name__} has packed before it is of no use in"

@@ -50,6 +50,8 @@ class Algorithm(Part, ABC):
     retells: ClassVar[bool] = False
     """Whether what a stage leaves out of ``shared`` is in the client's next update by itself, as that is a difference
     to what others know of it; a stage's error feedback would tell it twice."""
+    tells_parts: ClassVar[bool] = False
+    """Whether the update is another part of the model in each round, so that what one left out is not in the next."""
 
     @abstractmethod
     def init(self, start: Variables | None) -> State:
