@@ -90,8 +90,8 @@ class Compressor(Stage):
             )
         if self.feedback and algorithm.tells_parts:
             return (
-                f"{method} tells another part of the model in each round, to which what {name} left out of this one does"
-                f" not belong: say {name}(…, feedback=False)"
+                f"{method} tells another part of the model in each round, to which what {name} left out of this one"
+                f" does not belong: say {name}(…, feedback=False)"
             )
         if self.feedback and (others := [s for s in before if isinstance(s, Compressor)]):
             return (
