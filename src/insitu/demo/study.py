@@ -27,6 +27,8 @@ from insitu.rounds.plan import Plan
 from insitu.run import run
 
 CLIENTS, COHORT, EPOCHS, BATCH, LR = 100, 30, 3, 32, 0.8
+SEED = 1
+"""Of the federated run. Over seeds 0 to 5 it ends between 0.947 (0) and 0.967, 0.960 in the mean; this one at 0.961."""
 DIGITS = Schema((64,), np.arange(10))
 
 
@@ -90,7 +92,7 @@ def study(net: Any, rounds: int, watch: Callable[[Any], None]) -> Digits:
     clients = Clients.from_arrays(digits.x, digits.y, parts, schema=DIGITS)
     together = FedAvg(lr=Cosine(LR, rounds, LR / 20), epochs=EPOCHS, batch_size=BATCH, server=Momentum(0.8))
     plan = Plan(together, learner=learner_of(net), cohort=Uniform(COHORT))
-    federated = run(plan, clients, rounds=rounds, evaluate=test, store=None, observers=[watch])
+    federated = run(plan, clients, rounds=rounds, seed=SEED, evaluate=test, store=None, observers=[watch])
     passes = max(1, round(rounds * COHORT * EPOCHS / CLIENTS))
     return Digits(
         parts, digits.y, federated.history, _accuracy(federated.predict(test[0]), test[1]),
