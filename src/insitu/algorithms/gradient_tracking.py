@@ -6,26 +6,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from insitu.core import arrays, checks, schedules, tree
-from insitu.core.arrays import Array
 from insitu.core.batches import Batches, onward
 from insitu.core.descent import Descent, Job, Work
-from insitu.core.optim import Optimizer
+from insitu.core.optim import Collect, Optimizer
 from insitu.core.protocols import Reduce
 from insitu.core.schedules import Schedule
 from insitu.core.tree import Tree
 from insitu.core.types import ByClient, Task, Total, Variables
 from insitu.reduce.neighbours import Neighbours, disagreement, mean_of
-
-
-@dataclass(frozen=True)
-class _Watch(Optimizer):
-    """The nodes' optimiser: goes nowhere and keeps the gradient for the report."""
-
-    def init(self, params: Tree) -> dict[str, Any]:
-        return {"gradient": tree.zeros_like(params)}
-
-    def update(self, grads: Tree, state: Tree, params: Tree, lr: Array) -> tuple[Any, Any]:
-        return params, {"gradient": grads}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +66,7 @@ class GradientTracking(Descent):
         return onward(n, self.batch_size, task.round - 1, 1, seed=task.seed, client=task.client, pairs=pairs)
 
     def optimizer_(self) -> Optimizer:
-        return _Watch()
+        return Collect()
 
     def rate(self, round: int) -> float:
         return schedules.rate(self.lr, round)
