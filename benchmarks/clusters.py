@@ -7,7 +7,8 @@ ddp        synchronous data parallel of a GPT (0.8 million parameters, sequences
            ``engine="spmd"``, against a DistributedDataParallel loop by hand with ``torch.optim.AdamW``: on the same
            ranks, in turn, the order changing every pair. The figure is the loop's seconds over insitu's: 1 is as fast
 federated  the MLP workload of ``insitu bench simulate`` (1000 clients, 100 a round): one rank's seconds of a round over
-           ``workers`` times those of so many ranks. One rank and all of them take turns, on the same rounds
+           ``workers`` times those of so many ranks. One rank and all of them take turns of ``ROW`` rounds, on the same
+           rounds: a process that has just waited is slower for a while
 
 Both print the median over pairs and its quartiles. Whoever does not run waits in a socket, and takes no CPU. The second
 figure is the same in CPU seconds, summed over ranks: on a machine that is busy with other things it says what ranks
@@ -49,6 +50,8 @@ from insitu.rounds.server import Model, Server
 LETTERS, LENGTH, WIDTH, HEADS, LAYERS = 65, 64, 128, 4, 4
 BATCH, STEPS, LR = 32, 8, 3e-4
 EXAMPLES = 4096
+ROW = 5
+"""Rounds of the federated workload in a turn."""
 
 
 class Block(nn.Module):
@@ -164,7 +167,8 @@ def rank(what: str, line: socket.socket) -> None:
         jobs[b"i"] = insitus(*federated_plan(), engine)
     while letter := line.recv(1):
         began = time.process_time()
-        next(jobs[letter])
+        for _ in range(ROW if what == "federated" else 1):
+            next(jobs[letter])
         line.sendall(f"{time.process_time() - began!r}\n".encode())
     ranks.leave("")
     if dist.is_initialized():

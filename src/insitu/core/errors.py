@@ -10,6 +10,10 @@
     ├── UpdateError      an update that must not be counted (NaN, Inf, wrong structure); names client and tensor
     ├── WireError        bytes that are not a tree of ours, or were damaged
     ├── StoreError       the store cannot be read or written; says what is safe and what to do
+    │   ├── Fenced       another coordinator has taken over, so nothing was written
+    │   └── BlobError    bytes that are not there, longer than declared, or not those of their digest
+    ├── TokenError       an invitation that is unknown, used, expired, or for another name
+    ├── Refusal          a request that is not answered, with a code that programs understand
     ├── ResumeError      a run that cannot be resumed with what was given
     ├── EngineError      the engine itself failed (not one client's work)
     ├── RoundError       rounds keep missing their quorum, so the run stops
@@ -49,6 +53,27 @@ class WireError(InsituError, ValueError):
 
 class StoreError(InsituError, RuntimeError):
     """The store cannot be read or written."""
+
+
+class Fenced(StoreError):
+    """Another coordinator leads this federation."""
+
+
+class BlobError(StoreError):
+    """Bytes that are not what they were said to be."""
+
+
+class TokenError(InsituError, ValueError):
+    """An invitation that does not let anybody in."""
+
+
+class Refusal(InsituError, RuntimeError):
+    """A request that is not answered, or a task that is not done. ``code`` is one of ``engines/https/codes.py``."""
+
+    def __init__(self, code: str, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retry_after = retry_after
 
 
 class ResumeError(InsituError, ValueError):

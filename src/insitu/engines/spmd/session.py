@@ -27,6 +27,8 @@ from insitu.rounds.fold import in_blocks
 
 OWN = ("ranks", "backend", "inner", "seconds", "gradient")
 """The choices that are this engine's; all others are the inner engine's."""
+NEWEST = 0.2
+"""How much a round counts in what is known of a rank's speed."""
 STEADY = 0.15
 """How far measured speeds may be from those in use before shares follow them."""
 
@@ -231,7 +233,9 @@ class SpmdSession:
         paces = [float(one["pace"]) for one in told]
         if kind != "train" or not all(paces) or self.homes.anything():
             return  # where clients remember, shares stay as they are: their memories would move with every breath
-        fresh = paces if not self._measured else [(a + b) / 2 for a, b in zip(self._measured, paces, strict=True)]
+        fresh = paces
+        if self._measured:  # one round says little: what else a machine does shows in it
+            fresh = [a + NEWEST * (b - a) for a, b in zip(self._measured, paces, strict=True)]
         self._measured = fresh
         off = [a / b for a, b in zip(fresh, self._seconds, strict=True)]
         if max(off) / min(off) > 1 + STEADY or self._seconds == [1.0] * self.ranks.world:
