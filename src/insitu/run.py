@@ -87,7 +87,9 @@ def run(
     if ranks and ranks.rank:
         store, observers = None, []  # rank 0 keeps the store, and says what there is to say
     with Interrupt() as interrupt, _opened(store) as opened:
-        return _Loop(plan, clients, rounds, int(seed), test, interrupt, budget, id).go(engine, opened, observers, resume)
+        return _Loop(plan, clients, rounds, int(seed), test, interrupt, budget, id).go(
+            engine, opened, observers, resume
+        )
 
 
 @dataclass
