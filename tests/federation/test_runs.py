@@ -97,7 +97,11 @@ def test_a_run_is_trained_to_its_end(house, rooms):
     assert house.ledger.roster(run) == [(name, 1) for name in SITES]
     events, last = house.desk.events(run, 0)
     assert [e["seq"] for e in events] == list(range(1, last + 1))
-    assert [e["event"] for e in events if e["event"] != "Notice"][:3] == ["RunStarted", "RoundStarted", "RoundCommitted"]
+    assert [e["event"] for e in events if e["event"] != "Notice"][:3] == [
+        "RunStarted",
+        "RoundStarted",
+        "RoundCommitted",
+    ]
     assert house.desk.events(run, last) == ([], last)
     assert house.rounds.committed == 3
     (short,) = house.desk.listing()
