@@ -16,7 +16,9 @@ from insitu.engines.https.http import Request, Response, Route
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
 """What members may be called: safe as a file's name and in a certificate."""
-NAME_WORDS = "lower-case letters, digits, '-', '_' and '.', at most 63 of them, and begin and end with a letter or digit"
+NAME_WORDS = (
+    "lower-case letters, digits, '-', '_' and '.', at most 63 of them, and begin and end with a letter or digit"
+)
 LONGEST = 30 * 86400.0
 """The longest that an invitation may be good for, in seconds."""
 OPERATOR: tuple[Role, ...] = ("operator",)
@@ -68,7 +70,9 @@ def revoke(ledger: Ledger, name: Any, by: str, now: float) -> None:
     """Shuts a member out from now on. Raises Refusal NOT_FOUND where there is none of this name."""
     name = checked_name(name)
     if not any(member.name == name and member.revoked is None for member in ledger.members()):
-        raise Refusal("NOT_FOUND", f"there is no member {name!r} that could be revoked: see `insitu federation members`")
+        raise Refusal(
+            "NOT_FOUND", f"there is no member {name!r} that could be revoked: see `insitu federation members`"
+        )
     ledger.revoke(name, now)
     ledger.audit([{"at": now, "who": by, "what": "revoke", "data": {"name": name}}])
 
@@ -112,7 +116,14 @@ class MembersApi:
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
             raise Refusal("BAD_REQUEST", f"seconds is {str(seconds)[:40]!r}: give a number")
         text, expires = await asyncio.to_thread(
-            invite, self._ledger, self._tokens, body["name"], body.get("role", "site"), seconds, by(request), self._now()
+            invite,
+            self._ledger,
+            self._tokens,
+            body["name"],
+            body.get("role", "site"),
+            seconds,
+            by(request),
+            self._now(),
         )
         return Response.json({"token": text, "expires": expires})
 
