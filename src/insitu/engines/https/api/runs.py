@@ -20,7 +20,7 @@ class Runs(Protocol):
     """What is done with runs, behind these requests. Called from threads; raises Refusal NOT_FOUND for unknown runs."""
 
     def submit(self, tables: Mapping[str, Any], name: str, by: str) -> str:
-        """Checks the tables, puts a run into the queue, and returns its id. Raises Refusal BAD_REQUEST with the reason."""
+        """Checks the tables, queues a run, and returns its id. Raises Refusal BAD_REQUEST with the reason."""
         ...
 
     def listing(self) -> list[dict[str, Any]]:
@@ -45,6 +45,10 @@ class Runs(Protocol):
 
     async def changed(self, wait: float) -> None:
         """Returns when something has happened in a run, or after so many seconds."""
+        ...
+
+    def ending(self) -> bool:
+        """Whether nothing more will happen here, as the coordinator is stopping."""
         ...
 
 
@@ -94,7 +98,7 @@ class RunsApi:
         until = clock() + left
         while True:
             found, last = await asyncio.to_thread(self._runs.events, run, after)
-            if found or (left := until - clock()) <= 0:
+            if found or (left := until - clock()) <= 0 or self._runs.ending():
                 return Response.json({"events": found, "last": last})
             await self._runs.changed(left)
 
