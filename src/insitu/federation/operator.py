@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from insitu.config import toml
 from insitu.core.errors import ConfigError, EngineError, Refusal
-from insitu.engines.https.authority import files, keys, pem, request_for
+from insitu.engines.https.authority import Token, files, keys, pem, request_for
 from insitu.engines.https.http import Reply, Transport
 from insitu.federation.folder import OPERATOR_FILE, Folder
 from insitu.federation.settings import FILE
@@ -143,6 +143,33 @@ def reachable(folder: Path) -> Operator | None:
         operator.close()
         return None
     return operator
+
+
+def _transport(operator: Operator) -> Transport:
+    from insitu.engines.https.site.transport import HttpsTransport, client_context
+
+    own = operator.folder
+    return HttpsTransport(operator.urls, client_context(own / AUTHORITY, own / CERTIFICATE, own / KEY))
+
+
+def join(token: str, folder: Path) -> tuple[str, str]:
+    """Enrols a person by an invitation, and makes the operator's folder; name and role.
+
+    Raises TokenError, ConfigError, Refusal, or EngineError where the coordinator cannot be reached.
+    """
+    from insitu.engines.https.site.enrolment import enrol
+
+    read = Token.parse(token)
+    if read.role == "site":
+        raise ConfigError(f"the token is for the site {read.name!r}: give it to `insitu site join`")
+    try:
+        name, role = asyncio.run(enrol(read, folder))
+    except OSError as error:
+        raise EngineError(
+            f"the coordinator cannot be reached: {error}: is it running? Are name and port right?"
+        ) from error
+    (folder / OPERATOR_FILE).write_text(text(name, list(read.urls)), encoding="utf-8")
+    return name, role
 
 
 def text(name: str, urls: list[str]) -> str:
