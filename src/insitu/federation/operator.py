@@ -14,6 +14,7 @@ from insitu.config import toml
 from insitu.core.errors import ConfigError, EngineError, Refusal
 from insitu.engines.https.authority import Token, files, keys, pem, request_for
 from insitu.engines.https.http import Reply, Transport
+from insitu.federation import joining
 from insitu.federation.folder import OPERATOR_FILE, Folder
 from insitu.federation.settings import FILE
 from insitu.version import __version__
@@ -146,30 +147,19 @@ def reachable(folder: Path) -> Operator | None:
 
 
 def _transport(operator: Operator) -> Transport:
-    from insitu.engines.https.site.transport import HttpsTransport, client_context
+    from insitu.engines.https.transport import HttpsTransport
 
     own = operator.folder
-    return HttpsTransport(operator.urls, client_context(own / AUTHORITY, own / CERTIFICATE, own / KEY))
+    return HttpsTransport(operator.urls, own / CERTIFICATE, own / KEY, own / AUTHORITY)
 
 
 def join(token: str, folder: Path) -> tuple[str, str]:
-    """Enrols a person by an invitation, and makes the operator's folder; name and role.
-
-    Raises TokenError, ConfigError, Refusal, or EngineError where the coordinator cannot be reached.
-    """
-    from insitu.engines.https.site.enrolment import enrol
-
-    read = Token.parse(token)
-    if read.role == "site":
-        raise ConfigError(f"the token is for the site {read.name!r}: give it to `insitu site join`")
-    try:
-        name, role = asyncio.run(enrol(read, folder))
-    except OSError as error:
-        raise EngineError(
-            f"the coordinator cannot be reached: {error}: is it running? Are name and port right?"
-        ) from error
-    (folder / OPERATOR_FILE).write_text(text(name, list(read.urls)), encoding="utf-8")
-    return name, role
+    """Enrols a person by an invitation, and makes the operator's folder; name and role. Raises as `joining.join`."""
+    if Token.parse(token).role == "site":
+        raise ConfigError(f"the token is for the site {Token.parse(token).name!r}: give it to `insitu site join`")
+    joined = joining.join(token, folder)
+    (folder / OPERATOR_FILE).write_text(text(joined.name, list(joined.urls)), encoding="utf-8")
+    return joined.name, joined.role
 
 
 def text(name: str, urls: list[str]) -> str:

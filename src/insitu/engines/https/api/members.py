@@ -94,7 +94,7 @@ class MembersApi:
             invite,
             self._ledger,
             self._tokens,
-            body["name"],
+            body.get("name", ""),
             body.get("role", "site"),
             seconds,
             by(request),

@@ -17,15 +17,16 @@ from insitu.core.errors import ConfigError
 from insitu.core.federation import Role
 from insitu.engines.https.authority import files, keys, new_key, request_for
 from insitu.engines.https.authority.tokens import Token
-from insitu.engines.https.site.transport import CONNECT, HttpsTransport, client_context
+from insitu.engines.https.transport import CONNECT, HttpsTransport
 
 KEY, CERTIFICATE, AUTHORITY = "key.pem", "certificate.pem", "authority.pem"
 
 
-async def enrol(token: Token, folder: Path, urls: Sequence[str] = ()) -> tuple[str, Role]:
+async def enrol(token: Token, folder: Path, urls: Sequence[str] = (), proxy: str | None = None) -> tuple[str, Role]:
     """Uses up a token; key, certificate and authority are then files of ``folder``. Returns name and role.
 
-    urls  where the coordinator is, if not where the token says
+    urls   where the coordinator is, if not where the token says
+    proxy  ``http://proxy:3128``, by which it is reached; None: as HTTPS_PROXY says
 
     Raises ConfigError where the coordinator is not the token's, Refusal where it does not take the token, OSError
     where it cannot be reached. A second attempt with the same folder sends the same key, and gets the same certificate.
@@ -42,7 +43,7 @@ async def enrol(token: Token, folder: Path, urls: Sequence[str] = ()) -> tuple[s
     with tempfile.TemporaryDirectory() as aside:
         bundle = Path(aside) / AUTHORITY
         bundle.write_text(ssl.DER_cert_to_PEM_cert(pinned))
-        transport = HttpsTransport(where, client_context(bundle))
+        transport = HttpsTransport(where, None, None, bundle, proxy)
     try:
         reply = await transport.request(
             "POST", "/v1/enrol", headers={"content-type": "application/json"}, body=body, length=len(body)

@@ -45,14 +45,19 @@ class HttpsTransport:
     """A `Transport` to a coordinator at ``urls``, of which the one that answered last is asked first.
 
     Names are resolved anew for each connection, since a coordinator may move. ``HTTPS_PROXY`` and ``NO_PROXY`` are
-    honoured. An error of TLS is a ConnectionError that says what is wrong with whose certificate.
+    honoured unless ``proxy`` (``http://proxy:3128``) is given. An error of TLS is a ConnectionError that says what is
+    wrong with whose certificate. Without ``certificate`` and ``key`` it is good for enrolment.
     """
 
-    def __init__(self, urls: Sequence[str], tls: ssl.SSLContext, *, connections: int = 8) -> None:
+    def __init__(
+        self, urls: Sequence[str], certificate: Path | None, key: Path | None, authority: Path,
+        proxy: str | None = None, *, connections: int = 8,
+    ) -> None:  # fmt: skip
         if not urls:
             raise ConfigError('there is no address of a coordinator: give urls = ["https://host:8443"]')
         self.urls = list(urls)
-        self._tls, self._connections = tls, connections
+        self._tls, self._connections = client_context(authority, certificate, key), connections
+        self._proxy = proxy
         self._session: aiohttp.ClientSession | None = None
         self._first = 0
 
@@ -115,6 +120,7 @@ class HttpsTransport:
                 data=body,
                 timeout=limits,
                 allow_redirects=False,
+                proxy=self._proxy,
             )
             if stream and response.status < 400:
                 return Reply(response.status, _lower(response), b"", _pieces(response))
