@@ -11,6 +11,7 @@
     ├── WireError        bytes that are not a tree of ours, or were damaged
     ├── StoreError       the store cannot be read or written; says what is safe and what to do
     │   ├── Fenced       another coordinator has taken over, so nothing was written
+    │   ├── DiskFull     no room for it, so nothing was written; the same may work later
     │   └── BlobError    bytes that are not there, longer than declared, or not those of their digest
     ├── TokenError       an invitation that is unknown, used, expired, or for another name
     ├── Refusal          a request that is not answered, with a code that programs understand
@@ -58,6 +59,10 @@ class StoreError(InsituError, RuntimeError):
 
 class Fenced(StoreError):
     """Another coordinator leads this federation."""
+
+
+class DiskFull(StoreError):
+    """There is no room left where it would have been written."""
 
 
 class BlobError(StoreError):
