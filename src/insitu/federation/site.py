@@ -198,7 +198,7 @@ class _Trail:
             self._seq, self._before = int(entry["seq"]), str(entry["hash"])
 
     def note(self, what: str, data: Mapping[str, Any]) -> None:
-        """Appends an entry, on the disk on return. A log that cannot be written stops the site: nothing leaves unseen."""
+        """Appends an entry, durable on return. Where it cannot be written the task fails: nothing leaves unseen."""
         entry = trail.chained({"at": time.time(), "who": "", "what": what, "data": data}, self._seq + 1, self._before)
         handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         with open(handle, "ab") as file:
