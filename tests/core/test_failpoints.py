@@ -61,7 +61,7 @@ def test_the_nth_time_and_only_then() -> None:
         failpoints.hit("a.b")
         failpoints.hit("a.c")
         failpoints.hit("a.b")
-        with pytest.raises(OSError, match="failpoint a.b was asked for an error") as caught:
+        with pytest.raises(OSError, match=r"failpoint a\.b was asked for an error") as caught:
             failpoints.hit("a.b")
         assert caught.value.errno == errno.EIO
         failpoints.hit("a.b")
