@@ -110,8 +110,8 @@ class Coordinator:
         self.trail = Trail(kept.ledger, tell)
         self.people = People(kept.ledger, self.trail.note, self._gone)
         self.exchange = exchange_of(self)
-        code = self.folder.code
-        self.desk = Desk(kept.ledger, kept.store, self.exchange, self.settings.runs, code, tell, self.rounds)
+        code, note = self.folder.code, self.trail.note
+        self.desk = Desk(kept.ledger, kept.store, self.exchange, self.settings.runs, code, tell, self.rounds, note)
         self.lead = Lead(kept.ledger, self.holder, tell, self._won, self._lost)
         self.watching = Watching(
             self.settings.name, self.folder.path, kept.ledger, self.lead, self.desk, self.exchange.contacts,
