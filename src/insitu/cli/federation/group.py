@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from insitu.cli import screen
+from insitu.cli.federation.entries import line, moment
 from insitu.cli.federation.places import FederationPath
 
 if TYPE_CHECKING:

@@ -32,6 +32,8 @@ def join(
     """Join a federation: makes the site's key here, gets its certificate, and keeps both in FOLDER."""
     from insitu.federation import site as sites
 
+    if url is not None and "://" not in url:
+        url, folder = None, Path(url)
     name = sites.join(url, token, data, folder)
     typer.echo(f"wrote {folder}/: site {name}")
     typer.echo(f"now: insitu site run {folder}")
