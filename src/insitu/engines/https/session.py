@@ -178,7 +178,8 @@ class HttpsSession:
 
         def read(digest: str) -> bytes:
             # Whoever saw the bytes come has compared them with their digest; once is enough for so many.
-            return blobs.read(digest, 0, None if replayed else lengths[digest])
+            data: bytes = blobs.read(digest, 0, None if replayed else lengths[digest])
+            return data
 
         try:
             with spans.span("other", "unpack"):
