@@ -7,31 +7,36 @@ Lives on one asyncio loop and uses nothing else of the world: time is the loop's
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from insitu.core import failpoints
 from insitu.core.errors import Halted, Refusal, StoreError
 from insitu.core.federation import Blobs, Call, CallKey, Entry, Ledger
-from insitu.core.types import Task, Update
+from insitu.core.types import Context
 from insitu.engines.https.calls import checking, machine
 from insitu.engines.https.calls.machine import Arrives, Asks, Closes, Fails, HandsOut, Knows, Lives, Refuses
 from insitu.engines.https.calls.open_call import Bell, OpenCall
 from insitu.engines.https.calls.presence import Presence
-from insitu.engines.https.wire.manifest import Manifest, canonical, checked
-from insitu.engines.https.wire.packing import unpack
+from insitu.engines.https.calls.shelf import Shelf
+from insitu.engines.https.calls.values import Message, task_id
+from insitu.engines.https.wire.manifest import Manifest, checked
 from insitu.rounds.plan import Plan
 
 Durably = Callable[[Callable[[], Any]], Awaitable[Any]]
 """Runs a function, which may block, off the loop."""
 Declared = Callable[[str], Mapping[str, Any]]
 """What a site says of its data."""
+SMALL = 16 * 2**10
+"""Bytes of a manifest that is written into the journal itself; larger ones are documents."""
+SHUT_OUT = "REVOKED: the site's certificate was revoked"
+REMEMBERED = 10_000
+"""Tasks of rounds that are over, so that whoever comes so late is told that."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class Exchange:
     ) -> None:  # fmt: skip
         self.ledger, self.blobs, self.wall = ledger, blobs, wall
         self.lease, self.poll, self.largest = lease, poll, largest
-        self.presence = Presence()
+        self.presence, self.shelf = Presence(), Shelf(blobs)
         self.counts: Counter[str] = Counter()
         """accepted, duplicates, failed, bytes_in, bytes_out, and refused:CODE."""
         self._durably, self._aside, self._say = durably, aside, say
@@ -91,15 +96,18 @@ class Exchange:
         self._calls: dict[CallKey, OpenCall] = {}
         self._tasks: dict[str, tuple[CallKey, str]] = {}
         self._bells: dict[str, Bell] = {}
-        self._manifests: dict[str, Mapping[str, Any]] = {}
-        self._sent: dict[str, set[str]] = {}
+        self._over: OrderedDict[str, None] = OrderedDict()
+        self._messages: dict[str, Message] = {}
+        self._brought: dict[tuple[CallKey, str], set[str]] = {}
+        self._shut_out: set[str] = set()
         self._draining = False
 
     # ------------------------------------------------------------ a run's side
 
     async def attach(self, run: str, plan: Plan, description: str, declared: Declared) -> None:
         """A run begins or goes on. Raises StoreError."""
-        calls = await self._durably(lambda: self.ledger.calls(run))
+        calls, members = await self._durably(lambda: (self.ledger.calls(run), self.ledger.members()))
+        self._shut_out |= {member.name for member in members if member.revoked is not None}
         self._runs[run] = _Run(plan, description, declared, {call.key: call for call in calls})
 
     def detach(self, run: str) -> None:
@@ -125,7 +133,7 @@ class Exchange:
                 " changed since; stop this run and start it anew"
             )
         for digest in set(message.values()):
-            await self._manifest(digest)
+            self.shelf.use((await self._message(digest)).chunks)
         tasks = {ask.client: self._task(run, key, ask, len(asks)) for ask in asks}
 
         async def write(entries: list[Entry]) -> None:
@@ -136,10 +144,19 @@ class Exchange:
             calls = await self._durably(lambda: self.ledger.calls(key.run))
             return [entry for one in calls if one.key == key for entry in one.entries]
 
-        self._calls[key] = OpenCall(call, machine.opened(asked, wanted, run.plan.policy), tasks, write, read)
+        policy = run.plan.policy
+        if key.kind != "train":  # everybody is asked, and whoever answers in time is heard
+            policy = replace(policy, over_select=0.0, quorum=0.0, missed="retry")
+        opened = OpenCall(call, machine.opened(asked, wanted, policy), tasks, write, read)
+        for entry in call.entries:
+            if entry.kind == "accepted":
+                self._brings(key, entry.client, (await self._text(entry.data))["chunks"])
+        self._calls[key] = opened
         run.open.append(key)
         for client, task in tasks.items():
             self._tasks[task["task"]] = (key, client)
+            if client in self._shut_out and opened.state.who[client].seq < 0 and not opened.state.ends:
+                await opened.happen(Fails(client, SHUT_OUT))
             self._bell(client).ring()
         return before
 
@@ -197,6 +214,7 @@ class Exchange:
         loop = asyncio.get_running_loop()
         until = loop.time() + min(max(0.0, wait), self.poll)
         self.presence.polls(site, loop.time())
+        await self._lives(site, "waiting")
         try:
             while True:
                 if (task := await self._hand_out(site)) is not None:
@@ -219,6 +237,7 @@ class Exchange:
         for effect in await call.happen(Lives(site, phase)):
             if isinstance(effect, Refuses):
                 return False, effect.text
+        await self._lives(site, phase, call)
         return True, ""
 
     async def document(self, site: str, digest: str) -> str:
@@ -233,31 +252,45 @@ class Exchange:
     def may_read(self, site: str, digest: str) -> bool:
         """Whether a chunk belongs to a message that this site is asked with."""
         return any(
-            site in call.tasks and digest in self._chunks(call.call.message[site]) for call in self._calls.values()
+            site in call.tasks and digest in self._messages[call.call.message[site]].chunks
+            for call in self._calls.values()
         )
 
-    def owner(self, site: str, task: str) -> str:
-        """In whose name parts of an update's chunks are kept. Raises Refusal where the task takes none."""
+    def takes(self, site: str, task: str) -> None:
+        """Raises Refusal where nothing is taken for this task any more."""
         call = self._call_of(site, task)
-        if call.state.ends and call.state.who[site].seq < 0:
-            raise Refusal("ROUND_CLOSED", call.state.ends)
-        return site
+        if call.state.who[site].seq >= 0 or call.state.ends:
+            self._settled(call, site, Arrives(site, {}))
 
-    def arrived(self, site: str, digest: str) -> None:
-        """A chunk from this site is whole."""
-        self._sent.setdefault(site, set()).add(digest)
+    @contextmanager
+    def arriving(self, site: str, task: str, digest: str) -> Iterator[Callable[[], None]]:
+        """Around the upload of a chunk; call what it gives once the chunk is whole. Raises Refusal."""
+        self.takes(site, task)
+        if not self.shelf.begin(digest):
+            raise Refusal("BUSY", f"chunk {digest} is just being removed", 1.0)
+        key, _ = self._tasks[task]
+        try:
+            yield lambda: self._brings(key, site, [(digest, 0)])
+        finally:
+            self.shelf.end(digest)
 
     async def missing(self, site: str, task: str, chunks: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
         """Which of these chunks the site has to send, and from which byte on.
 
         One that only others have sent counts as missing: else it would tell what they hold.
         """
-        self.owner(site, task)
+        if self._settled_already(site, task):
+            return []
 
         def look() -> list[tuple[str, int]]:
-            return [(digest, self.blobs.arrived(site, digest)) for digest, _ in chunks if not self._has(site, digest)]
+            return [(digest, self.blobs.arrived(site, digest)) for digest, _ in chunks if not self.has(site, digest)]
 
         return await self._durably(look)  # type: ignore[no-any-return]
+
+    def has(self, site: str, digest: str) -> bool:
+        """Whether a chunk is there that this site has sent itself, or was given."""
+        own = any(digest in here for (_, who), here in self._brought.items() if who == site)
+        return (own or self.may_read(site, digest)) and self.blobs.length(digest) is not None
 
     async def accept(self, site: str, task: str, value: Any) -> bool:
         """An update counts, durably; True where it did already. Raises Refusal where it must not, StoreError."""
@@ -265,12 +298,15 @@ class Exchange:
         manifest = checked(value, self.largest, "update")
         key, _ = self._tasks[task]
         run = self._runs[key.run]
-        data = {"manifest": manifest.id, "bytes": manifest.length}
+        data: dict[str, Any] = {"manifest": manifest.id, "bytes": manifest.length}
+        if len(manifest.text) <= SMALL:
+            data["text"] = manifest.text
         if (known := self._settled(call, site, Arrives(site, data))) is not None:
             return known
         if manifest.task != task or manifest.base != call.call.message[site]:
             raise Refusal("BAD_UPDATE", "the update answers another task, or another model than the task's")
-        lost = [digest for digest, _ in manifest.chunks if not self._has(site, digest)]
+        self._brings(key, site, manifest.chunks, only=[d for d, _ in manifest.chunks if self.has(site, d)])
+        lost = [digest for digest, _ in manifest.chunks if not self.has(site, digest)]
         if lost:
             raise Refusal("MISSING_CHUNKS", f"{len(lost)} of {len(manifest.chunks)} chunks are missing: {lost[0]}")
         try:
@@ -280,7 +316,7 @@ class Exchange:
             self._say("warning", "an update is refused", run=key.run, round=key.round, site=site, reason=str(refusal))
             await call.happen(Fails(site, f"{refusal.code}: {refusal}"))
             raise
-        await self._durably(lambda: self._keep(manifest, key.run))
+        await self._durably(lambda: self._keep(manifest, key.run, "text" not in data))
         failpoints.hit("update.before_entry")
         effects = await call.happen(Arrives(site, data))
         failpoints.hit("update.before_ack")
@@ -316,9 +352,10 @@ class Exchange:
     async def revoked(self, site: str) -> None:
         """A site is shut out: it has failed wherever it is asked."""
         self.presence.goes(site)
+        self._shut_out.add(site)
         for call in list(self._calls.values()):
             if site in call.tasks and not call.state.ends:
-                await call.happen(Fails(site, "REVOKED: the site's certificate was revoked"))
+                await call.happen(Fails(site, SHUT_OUT))
         self._bell(site).ring()
 
     def drain(self) -> None:
@@ -349,8 +386,7 @@ class Exchange:
         return self._bells.setdefault(site, Bell())
 
     def _task(self, run: _Run, key: CallKey, ask: Ask, asked: int) -> dict[str, Any]:
-        name = canonical([*key, ask.client, run.description, ask.message])
-        id = hashlib.sha256(name.encode()).hexdigest()[:32]
+        id = task_id(key, ask.client, run.description, ask.message)
         return {**ask.task, "task": id, "description": run.description, "message": ask.message, "asked": asked}
 
     async def _hand_out(self, site: str) -> dict[str, Any] | None:
@@ -371,9 +407,11 @@ class Exchange:
 
     def _call_of(self, site: str, task: str) -> OpenCall:
         key, client = self._tasks.get(task, (None, ""))
-        if key is None or client != site or key not in self._calls:
-            raise Refusal("UNKNOWN_TASK", f"there is no task {task[:40]} of yours: its round is over, or never was")
-        return self._calls[key]
+        if key is not None and client == site and key in self._calls:
+            return self._calls[key]
+        if task in self._over:
+            raise Refusal("STALE_ROUND", f"the round of task {task} is over: ask for the next task")
+        raise Refusal("UNKNOWN_TASK", f"there is no task {task[:40]} of yours: ask for the next task")
 
     def _settled(self, call: OpenCall, site: str, event: Arrives) -> bool | None:
         """Whether an update counts already; None where it does not. Raises Refusal where it comes too late."""
@@ -387,70 +425,93 @@ class Exchange:
         self.counts["duplicates"] += 1
         return True
 
-    def _has(self, site: str, digest: str) -> bool:
-        own = digest in self._sent.get(site, ()) or self.may_read(site, digest)
-        return own and self.blobs.length(digest) is not None
+    def _settled_already(self, site: str, task: str) -> bool:
+        call = self._call_of(site, task)
+        if call.state.who[site].phase == "arrived":
+            return True
+        self.takes(site, task)
+        return False
 
-    def _chunks(self, message: str) -> Collection[str]:
-        found: Collection[str] = self._manifests[message]["digests"]
-        return found
+    async def _lives(self, site: str, doing: str, but: OpenCall | None = None) -> None:
+        """Where silence counts as failure, whatever is heard of a site is heard for all that it is asked."""
+        for call in list(self._calls.values()):
+            standing = call.state.who.get(site)
+            waits = standing is not None and standing.seq < 0 and not call.state.ends
+            if waits and call is not but and call.state.policy.gone is not None:
+                await call.happen(Lives(site, doing))
 
-    async def _manifest(self, digest: str) -> Mapping[str, Any]:
-        """A message's manifest, and its chunks' digests."""
-        if digest not in self._manifests:
+    def _brings(
+        self, key: CallKey, site: str, chunks: Sequence[Sequence[Any]], only: Sequence[str] | None = None
+    ) -> None:
+        """Chunks that this client's answer to this call needs, each counted once."""
+        here = self._brought.setdefault((key, site), set())
+        new = {str(chunk[0]) for chunk in chunks} - here
+        new &= set(only) if only is not None else new
+        self.shelf.use(new)
+        here |= new
+
+    async def _message(self, digest: str) -> Message:
+        if digest not in self._messages:
             text = await self._durably(lambda: self.ledger.document(digest))
             if text is None:
                 raise StoreError(f"the ledger has lost the document {digest}: restore a copy of it")
-            told = json.loads(text)
-            self._manifests[digest] = {**told, "digests": frozenset(chunk for chunk, _ in told["chunks"])}
-        return self._manifests[digest]
+            self._messages[digest] = Message.of(json.loads(text))
+        return self._messages[digest]
+
+    async def _text(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The manifest that an entry names."""
+        digest = str(data["manifest"])
+        text = data.get("text") or await self._durably(lambda: self.ledger.document(digest))
+        if text is None:
+            raise StoreError(f"the ledger has lost the document {digest}: restore a copy of it")
+        return dict(json.loads(text))
 
     async def _check(self, run: _Run, key: CallKey, call: OpenCall, site: str, manifest: Manifest) -> None:
-        plan, message = run.plan, self._manifests[call.call.message[site]]
-        packs = any(stage.decodes == "each" for stage in plan.stages)
-        checking.check_head(manifest, key.kind, packs, message, run.declared(site))
-        task = Task(key.run, key.round, 0, key.kind, site, {}, int(call.tasks[site].get("seed", 0)))  # type: ignore[arg-type]
+        message, asked = self._messages[call.call.message[site]], len(call.call.asked)
+        context = Context(key.round, 0, seed=int(call.tasks[site].get("seed", 0)), client=site)
+        examples = run.declared(site).get("examples")
+        if key.kind == "train":
+            checking.check_weight(manifest, examples)
 
         def look() -> None:
-            value = unpack(manifest.plain(), self._read)
-            update = Update(value, dict(manifest.weight or {}), dict(manifest.metrics or {}))
-            checking.check_value(plan, task, update, message, len(call.call.asked))
+            checking.check_update(run.plan, key.kind, manifest, message, self._read, asked, context)
 
-        try:
-            async with self._checking:  # one at a time: each is as large as the model
-                await self._aside(look)
-        except MemoryError as error:
-            raise Refusal("TOO_LARGE", f"the update has {manifest.length} bytes: there is no room for it") from error
+        async with self._checking:  # one at a time: a packed one is unpacked as a whole
+            await self._aside(look)
 
     def _read(self, digest: str) -> bytes:
         return self.blobs.read(digest, 0, self.blobs.length(digest))  # its digest was checked when it came
 
-    def _keep(self, manifest: Manifest, run: str) -> None:
+    def _keep(self, manifest: Manifest, run: str, document: bool) -> None:
         self.blobs.sync()
-        self.ledger.keep(manifest.id, manifest.text, run)
+        if document:
+            self.ledger.keep(manifest.id, manifest.text, run)
 
     async def _told(self, call: OpenCall, index: int) -> Told:
         client = call.state.asked[index]
         standing, task = call.state.who[client], call.tasks[client]["task"]
         if standing.phase == "failed":
             return Told(index, client, task, None, error=str(standing.data.get("error", "failed")))
-        digest = str(standing.data["manifest"])
-        text = await self._durably(lambda: self.ledger.document(digest))
-        if text is None:
-            raise StoreError(f"the ledger has lost the document {digest}: restore a copy of it")
-        return Told(index, client, task, json.loads(text), digest)
+        return Told(index, client, task, await self._text(standing.data), str(standing.data["manifest"]))
 
     def _forget(self, key: CallKey) -> None:
         call = self._calls.pop(key)
         call.end()
         for task in call.tasks.values():
             self._tasks.pop(task["task"], None)
+            self._over[task["task"]] = None
+        while len(self._over) > REMEMBERED:
+            self._over.popitem(last=False)
         run = self._runs.get(key.run)
         if run is not None and key in run.open:
             run.open.remove(key)
+        for site in call.tasks:
+            self.shelf.drop(self._brought.pop((key, site), ()))
         used = {digest for other in self._calls.values() for digest in other.call.message.values()}
-        for digest in set(call.call.message.values()) - used:
-            self._manifests.pop(digest, None)
+        for digest in set(call.call.message.values()):
+            self.shelf.drop(self._messages[digest].chunks)
+            if digest not in used:
+                del self._messages[digest]
 
 
 def _named(key: CallKey) -> str:
