@@ -37,6 +37,7 @@ FLOORS = {
     "dashboard": 4,
     "config": 4,
     "demo": 5,
+    "federation": 5,
     "cli": 5,
     "__main__": 5,
 }
@@ -60,6 +61,7 @@ HOMES = {
     "xgboost": ("estimators/boosted",),
     "aiohttp": ("engines/https", "dashboard"),
     "sqlalchemy": ("store",),
+    "psycopg": ("store/database/postgres",),
     "cryptography": ("privacy", "engines/https"),
     "ray": ("cli/launch",),
     "typer": ("cli", "observe"),

@@ -4,8 +4,7 @@
 
     my-study/
       federation.toml      settings
-      authority/           the certificate authority's key and certificate: whoever has the key can enrol anybody
-      coordinator/         the coordinator's key and certificate
+      authority/           the authority's and the coordinator's keys: whoever has them can enrol anybody
       operator/            the founding operator's: may be moved to another machine, and used from there
       code/                what plans name as file.py:object, and requirements of it
       federation.db        ledger and runs, where the store is SQLite
@@ -14,7 +13,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,11 +35,6 @@ class Folder:
         return self.path / "authority"
 
     @property
-    def coordinator(self) -> Path:
-        """The coordinator's folder, with its key and certificate."""
-        return self.path / "coordinator"
-
-    @property
     def operator(self) -> Path:
         """The founding operator's folder."""
         return self.path / "operator"
@@ -58,24 +51,6 @@ class Folder:
     def is_federation(self) -> bool:
         """Whether there is a federation here."""
         return (self.path / settings.FILE).is_file()
-
-
-def make_private(path: Path) -> None:
-    """Makes a folder that only its owner can enter."""
-    path.mkdir(parents=True, exist_ok=True)
-    path.chmod(0o700)
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Writes a file that only its owner can read, never readable by others in between, and syncs it."""
-    make_private(path.parent)
-    beside = path.with_name(f"{path.name}.new")
-    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
 
 
 def found(path: Path | None) -> Path:

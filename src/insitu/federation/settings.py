@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,9 @@ def load(folder: Path) -> Settings:
     """
     path = folder / FILE
     if not path.is_file():
-        raise ConfigError(f"{folder} is no federation's folder, as it has no {FILE}: `insitu federation init NAME` makes one")
+        raise ConfigError(
+            f"{folder} is no federation's folder, as it has no {FILE}: `insitu federation init NAME` makes one"
+        )
     place = Place(FILE, folder.absolute())
     told = toml.read(path)
     plain = {key: value for key, value in told.items() if key not in TABLES}
@@ -187,7 +189,7 @@ sites = {settings.runs.sites}                     # the least number of sites wi
 patience = {settings.runs.patience:g}                 # seconds that it waits for all that are enrolled
 
 [metrics]
-listen = {toml.value(settings.metrics.listen)}                   # "127.0.0.1:9464": /v1/health, /v1/ready, /v1/metrics without a certificate
+listen = {toml.value(settings.metrics.listen)}   # "127.0.0.1:9464": health, readiness and metrics without a certificate
 """
 
 
@@ -201,8 +203,3 @@ def address(text: str) -> tuple[str, int]:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def known_keys() -> list[str]:
-    """The keys at the top of ``federation.toml``."""
-    return [one.name for one in fields(Settings)]

@@ -3,50 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import re
-import secrets
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import unquote
 
 from insitu.core.errors import Refusal
-from insitu.core.federation import ROLES, Invitation, Ledger, Member, Role
-from insitu.engines.https.api.bodies import body_of, whole_number
+from insitu.core.federation import Ledger, Member, Role
+from insitu.engines.https.api.numbers import whole_number
+from insitu.engines.https.authority.names import checked_name, checked_role
+from insitu.engines.https.authority.tokens import Token
 from insitu.engines.https.http import Request, Response, Route
 
-NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
-"""What members may be called: safe as a file's name and in a certificate."""
-NAME_WORDS = "lower-case letters, digits, '-', '_' and '.', at most 63 of them, and begin and end with a letter or digit"
 LONGEST = 30 * 86400.0
 """The longest that an invitation may be good for, in seconds."""
 OPERATOR: tuple[Role, ...] = ("operator",)
 READERS: tuple[Role, ...] = ("operator", "viewer")
 
-
-class Tokens(Protocol):
-    """What makes invitations' texts."""
-
-    def new(self, name: str, role: Role, secret: str) -> tuple[str, str]:
-        """The text for the site's administrator, and the digest of its secret for the ledger."""
-        ...
-
-
-def checked_name(name: Any) -> str:
-    """The name, or Refusal BAD_REQUEST where a member may not be called so."""
-    if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise Refusal("BAD_REQUEST", f"a name may have {NAME_WORDS}; this one is {str(name)[:70]!r}")
-    return name
-
-
-def checked_role(role: Any) -> Role:
-    """The role, or Refusal BAD_REQUEST."""
-    if role not in ROLES:
-        raise Refusal("BAD_REQUEST", f"there is no role {str(role)[:40]!r}: there are {', '.join(ROLES)}")
-    return role  # type: ignore[no-any-return]
+Maker = Callable[[str, Role], Token]
+"""Makes an invitation's token for a name and a role."""
 
 
 def invite(
-    ledger: Ledger, tokens: Tokens, name: Any, role: Any, seconds: float, by: str, now: float
+    ledger: Ledger, tokens: Maker, name: Any, role: Any, seconds: float, by: str, now: float
 ) -> tuple[str, float]:
     """Invites someone, and returns the token's text and when it expires.
 
@@ -57,18 +35,19 @@ def invite(
         raise Refusal("BAD_REQUEST", f"an invitation is good for a minute to 30 days, not for {seconds:g} s")
     if any(member.name == name and member.revoked is None for member in ledger.members()):
         raise Refusal("NAME_TAKEN", f"{name!r} is enrolled already: revoke it first, or choose another name")
-    text, digest = tokens.new(name, role, secrets.token_urlsafe(32))
-    expires = now + seconds
-    ledger.invite(Invitation(digest, name, role, expires))
+    token, expires = tokens(name, role), now + seconds
+    ledger.invite(token.invitation(expires))
     ledger.audit([{"at": now, "who": by, "what": "invite", "data": {"name": name, "role": role, "expires": expires}}])
-    return text, expires
+    return token.text(), expires
 
 
 def revoke(ledger: Ledger, name: Any, by: str, now: float) -> None:
     """Shuts a member out from now on. Raises Refusal NOT_FOUND where there is none of this name."""
     name = checked_name(name)
     if not any(member.name == name and member.revoked is None for member in ledger.members()):
-        raise Refusal("NOT_FOUND", f"there is no member {name!r} that could be revoked: see `insitu federation members`")
+        raise Refusal(
+            "NOT_FOUND", f"there is no member {name!r} that could be revoked: see `insitu federation members`"
+        )
     ledger.revoke(name, now)
     ledger.audit([{"at": now, "who": by, "what": "revoke", "data": {"name": name}}])
 
@@ -84,7 +63,7 @@ class MembersApi:
     def __init__(
         self,
         ledger: Ledger,
-        tokens: Tokens,
+        tokens: Maker,
         contacts: Callable[[], Mapping[str, Mapping[str, Any]]],
         revoked: Callable[[str], None],
         now: Callable[[], float],
@@ -107,12 +86,19 @@ class MembersApi:
 
     async def invitations(self, request: Request) -> Response:
         """Invites someone."""
-        body = await body_of(request, "name")
+        body = await request.table()
         seconds = body.get("seconds", 2 * 86400)
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
             raise Refusal("BAD_REQUEST", f"seconds is {str(seconds)[:40]!r}: give a number")
         text, expires = await asyncio.to_thread(
-            invite, self._ledger, self._tokens, body["name"], body.get("role", "site"), seconds, by(request), self._now()
+            invite,
+            self._ledger,
+            self._tokens,
+            body.get("name", ""),
+            body.get("role", "site"),
+            seconds,
+            by(request),
+            self._now(),
         )
         return Response.json({"token": text, "expires": expires})
 

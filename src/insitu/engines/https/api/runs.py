@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
 from insitu.core.errors import Refusal
-from insitu.engines.https.api.bodies import body_of, seconds, whole_number
 from insitu.engines.https.api.members import OPERATOR, READERS, by
+from insitu.engines.https.api.numbers import seconds, whole_number
 from insitu.engines.https.http import Request, Response, Route
 
 Order = Literal["stop", "pause", "resume"]
@@ -20,7 +20,7 @@ class Runs(Protocol):
     """What is done with runs, behind these requests. Called from threads; raises Refusal NOT_FOUND for unknown runs."""
 
     def submit(self, tables: Mapping[str, Any], name: str, by: str) -> str:
-        """Checks the tables, puts a run into the queue, and returns its id. Raises Refusal BAD_REQUEST with the reason."""
+        """Checks the tables, queues a run, and returns its id. Raises Refusal BAD_REQUEST with the reason."""
         ...
 
     def listing(self) -> list[dict[str, Any]]:
@@ -47,6 +47,10 @@ class Runs(Protocol):
         """Returns when something has happened in a run, or after so many seconds."""
         ...
 
+    def ending(self) -> bool:
+        """Whether nothing more will happen here, as the coordinator is stopping."""
+        ...
+
 
 class RunsApi:
     """Answers operators and viewers about runs."""
@@ -69,8 +73,8 @@ class RunsApi:
 
     async def submit(self, request: Request) -> Response:
         """Starts a run, once its tables are known to make a plan."""
-        body = await body_of(request, "tables")
-        tables, name = body["tables"], body.get("name", "")
+        body = await request.table()
+        tables, name = body.get("tables"), body.get("name", "")
         if not isinstance(tables, dict):
             raise Refusal("BAD_REQUEST", "tables is no object: give the tables of a configuration file")
         if not isinstance(name, str) or len(name) > 100 or not name.isprintable():
@@ -94,7 +98,7 @@ class RunsApi:
         until = clock() + left
         while True:
             found, last = await asyncio.to_thread(self._runs.events, run, after)
-            if found or (left := until - clock()) <= 0:
+            if found or (left := until - clock()) <= 0 or self._runs.ending():
                 return Response.json({"events": found, "last": last})
             await self._runs.changed(left)
 

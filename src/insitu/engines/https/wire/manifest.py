@@ -150,7 +150,7 @@ def _size(entry: Mapping[str, Any], i: int) -> int:
     assert dtype is not None
     fine = isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS
     _want(fine and all(type(n) is int and 0 <= n < 2**48 for n in shape), f"tensor {i} has shape {shape!r:.40}")
-    return math.prod(shape) * dtype.itemsize
+    return int(math.prod(shape) * dtype.itemsize)
 
 
 def _numbers(value: Any, what: str) -> dict[str, float]:
@@ -173,7 +173,7 @@ def _object(value: Any, what: str) -> dict[str, Any]:
 
 def _whole(value: Any, what: str) -> int:
     _want(type(value) is int and 0 <= value < 2**62, f"{what} is {value!r:.40}, no whole number of bytes")
-    return value  # type: ignore[no-any-return]
+    return int(value)
 
 
 def _want(right: bool, otherwise: str) -> None:
