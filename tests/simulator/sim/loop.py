@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import heapq
-import threading
 from asyncio import events as asyncio_events
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from insitu.core import failpoints
+
+
+TURN = 1e-6
+"""Virtual seconds that a turn takes: time never stands still, or what waits for the rest of a rounding would for ever."""
 
 
 class Died(BaseException):
@@ -102,7 +105,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Called after every callback."""
         self.troubles: list[dict[str, Any]] = []
         """What asyncio complains of: exceptions that nobody has looked at."""
-        self.owner = threading.get_ident()
+        self._begun: dict[int, Process | None] = {}
+        """By generator the process that it runs in."""
         self.set_task_factory(_make_task)  # type: ignore[arg-type]
         self.set_exception_handler(self._on_trouble)
 
@@ -132,6 +136,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             if not timers:
                 raise Stuck("nothing will ever happen any more, and somebody still waits")
             self._now = max(self._now, timers[0]._when)
+        self._now += TURN
         while timers and timers[0]._when <= self._now:
             handle = heapq.heappop(timers)
             handle._scheduled = False
@@ -167,9 +172,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def _write_to_self(self) -> None:
         raise AssertionError("there are no sockets here")
 
+    def _asyncgen_firstiter_hook(self, agen: Any) -> None:
+        super()._asyncgen_firstiter_hook(agen)  # type: ignore[misc]
+        self._begun[id(agen)] = CURRENT.get()
+
     def _asyncgen_finalizer_hook(self, agen: Any) -> None:
         """A generator that was left in the middle is closed by its own process, if that lives."""
-        process = CURRENT.get()
+        process = self._begun.pop(id(agen), None)
         self._asyncgens.discard(agen)
         if not self.is_closed() and (process is None or process.alive):
             self.create_task(agen.aclose())
