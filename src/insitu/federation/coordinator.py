@@ -30,6 +30,7 @@ from insitu.engines.https.serve.plain import PlainPort
 from insitu.engines.https.serve.port import Port
 from insitu.engines.https.serve.tls import server_context
 from insitu.federation import founding, keeping, settings
+from insitu.federation.exchanging import Exchanging
 from insitu.federation.folder import Folder
 from insitu.federation.logs import Handler, Log
 from insitu.federation.metrics import Rounds
@@ -87,7 +88,6 @@ class Coordinator:
         await self.port.start()  # first: whoever holds the port may call itself by its predecessor's name
         if self.plain is not None:
             await self.plain.start()
-        await self.exchange.start()
         self.log.info(
             "coordinator started", federation=self.settings.name, addresses=self.port.addresses, pid=os.getpid()
         )
@@ -110,8 +110,8 @@ class Coordinator:
         self.trail = Trail(kept.ledger, tell)
         self.people = People(kept.ledger, self.trail.note, self._gone)
         self.exchange = exchange_of(self)
-        code = self.folder.code
-        self.desk = Desk(kept.ledger, kept.store, self.exchange, self.settings.runs, code, tell, self.rounds)
+        code, note = self.folder.code, self.trail.note
+        self.desk = Desk(kept.ledger, kept.store, self.exchange, self.settings.runs, code, tell, self.rounds, note)
         self.lead = Lead(kept.ledger, self.holder, tell, self._won, self._lost)
         self.watching = Watching(
             self.settings.name, self.folder.path, kept.ledger, self.lead, self.desk, self.exchange.contacts,
@@ -161,7 +161,6 @@ class Coordinator:
         """This process leads (told in the lead's thread)."""
         founding.enrol_founder(self.kept.ledger, self.folder, time.time())
         self.people.refresh()
-        self.exchange.begin()
         self.desk.begin()
         self.trail.note(self.holder, "lead", {"pid": os.getpid()})
 
@@ -244,7 +243,6 @@ class Coordinator:
 
 
 def exchange_of(coordinator: Coordinator) -> Any:
-    """What trains with the sites."""
-    from insitu.federation.exchanging import Exchanging
-
-    return Exchanging(coordinator)
+    """What trains with the sites; made on the loop."""
+    folder, settings = coordinator.folder, coordinator.settings
+    return Exchanging(coordinator.kept, settings, folder.code, coordinator.log.write)
