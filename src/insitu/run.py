@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from insitu.core import checks, events, spans
-from insitu.core.errors import PlanError, ResumeError, RoundError, StoreError
+from insitu.core.errors import Halted, PlanError, ResumeError, RoundError, StoreError
 from insitu.core.protocols import Answering, Checkpoint, Engine, Setting, Store
 from insitu.core.types import Data, Population
 from insitu.history import History
@@ -45,6 +45,7 @@ def run(
     observers: Iterable[Callable[[events.Event], None]] | None = None,
     resume: str | None = None,
     memory_budget: int | str | None = None,
+    id: str | None = None,
 ) -> Result:
     """Trains by a plan on clients' data, and returns the result.
 
@@ -59,6 +60,7 @@ def run(
     resume          the id of a run in the store: goes on where it was, with the same parts given again
     memory_budget   bytes, or text such as "512MB": what clients keep between rounds (SCAFFOLD's control variates,
                     personal layers) is in memory up to it, in a temporary file beyond; None: a quarter of the memory
+    id              what a new run is called; None: the time and four random digits
 
     Raises PlanError, DataError, ResumeError, StoreError, or RoundError when rounds keep missing their quorum. Ctrl-C
     stops after the present round (the result's status is then "stopped"); a second one stops at once.
@@ -85,7 +87,9 @@ def run(
     if ranks and ranks.rank:
         store, observers = None, []  # rank 0 keeps the store, and says what there is to say
     with Interrupt() as interrupt, _opened(store) as opened:
-        return _Loop(plan, clients, rounds, int(seed), test, interrupt, budget).go(engine, opened, observers, resume)
+        return _Loop(plan, clients, rounds, int(seed), test, interrupt, budget, id).go(
+            engine, opened, observers, resume
+        )
 
 
 @dataclass
@@ -97,6 +101,7 @@ class _Loop:
     test: Data | None
     interrupt: Interrupt
     budget: int
+    new_id: str | None = None
 
     def go(self, engine: Any, store: Store | None, observers: Any, resume: str | None) -> Result:
         self.history, self.store, self._wanted = History(), store, False
@@ -113,7 +118,7 @@ class _Loop:
             raise ResumeError(f"resume={resume!r} needs the store that holds the run: give store=…")
         record = None if resume is None or store is None else matching(store, resume, self._record(digest))
         engine = chosen_engine(engine, self.plan, len(self.clients), record)
-        self.id = record["id"] if record else _new_id()
+        self.id = record["id"] if record else self.new_id or _new_id()
         checkpoint = store.load(self.id) if record and store else None
         memories = Memories(checkpoint.memories if checkpoint else None, self.budget)
         same = record is not None and record["engine"] == engine.config()
@@ -255,14 +260,15 @@ class _Loop:
 
     def _broken(self, error: BaseException) -> None:
         """The run ends with an exception: other ranks, observers and the store are told, as far as they can be."""
-        text = f"{type(error).__name__}: {error}".splitlines()[0]
+        halted = isinstance(error, Halted)
+        text = str(error) if halted else f"{type(error).__name__}: {error}".splitlines()[0]
         if self.ranks:
             self.ranks.leave(text)
         with suppress(StoreError):
             done = len(self.history)
             self._emit(events.RunStopped(self.id, done, f"{text}; {done} rounds are committed"))
             if self.store:
-                status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+                status = "stopped" if halted or isinstance(error, KeyboardInterrupt) else "failed"
                 self.store.update(self.id, status=status)
 
     def _evaluate(self, server: Server, model: Model) -> None:

@@ -18,7 +18,8 @@ from insitu.core import wire
 from insitu.core.errors import StoreError
 from insitu.core.events import RoundStarted
 from insitu.core.protocols import Checkpoint
-from insitu.store import database, rows, schema
+from insitu.store import rows, schema
+from insitu.store.database import sqlite as database
 from insitu.store.sqlite import SqliteStore
 
 SCRIPT = Path(__file__).with_name("commit_forever.py")
@@ -79,8 +80,11 @@ STRANGERS = {
     "text": (lambda path: path.write_text("loss,accuracy\n" * 100), "no SQLite database: give another path"),
     "a short text": (lambda path: path.write_text("lr = 0.1\n"), "no SQLite database: give another path"),
     "another program's database": (other_database, "database of another program: give another path"),
-    "a newer schema": (newer, "schema version 3, newer than 2: open it with the insitu that wrote it"),
-    "an older schema": (older, "schema version 1, and this insitu writes 2: move it away, or give another path"),
+    "a newer schema": (newer, "schema version 4, newer than 3: open it with the insitu that wrote it"),
+    "an older schema": (
+        older,
+        "schema version 1, and this insitu writes 3 and brings up what is not older than 2: move",
+    ),
     "a schema without version": (versionless, "schema version 0 and .* tables: restore a copy"),
     "a folder": (lambda path: path.mkdir(), "is a folder: name a file in it"),
 }

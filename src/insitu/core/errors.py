@@ -11,11 +11,13 @@
     ├── WireError        bytes that are not a tree of ours, or were damaged
     ├── StoreError       the store cannot be read or written; says what is safe and what to do
     │   ├── Fenced       another coordinator has taken over, so nothing was written
+    │   ├── DiskFull     no room for it, so nothing was written; the same may work later
     │   └── BlobError    bytes that are not there, longer than declared, or not those of their digest
     ├── TokenError       an invitation that is unknown, used, expired, or for another name
     ├── Refusal          a request that is not answered, with a code that programs understand
     ├── ResumeError      a run that cannot be resumed with what was given
     ├── EngineError      the engine itself failed (not one client's work)
+    ├── Halted           a run is to pause or stop now: its engine raises it, and the run can be resumed
     ├── RoundError       rounds keep missing their quorum, so the run stops
     └── MissingExtra     an optional dependency is not installed; says the command that installs it
 
@@ -59,6 +61,10 @@ class Fenced(StoreError):
     """Another coordinator leads this federation."""
 
 
+class DiskFull(StoreError):
+    """There is no room left where it would have been written."""
+
+
 class BlobError(StoreError):
     """Bytes that are not what they were said to be."""
 
@@ -86,6 +92,10 @@ class EngineError(InsituError, RuntimeError):
 
 class RoundError(InsituError, RuntimeError):
     """A round was discarded and the policy says to stop."""
+
+
+class Halted(InsituError, RuntimeError):
+    """A run is to pause or stop, in the middle of a round: what is committed stays, and it can be resumed."""
 
 
 class MissingExtra(InsituError, ImportError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, func, or_, select
@@ -20,7 +19,7 @@ def row(connection: Connection, run: str) -> Row[Any]:
     return connection.execute(select(runs).where(runs.c.id == run)).one()
 
 
-def find(connection: Connection, run: str, path: Path) -> str:
+def find(connection: Connection, run: str, place: str) -> str:
     """The id that ``run`` is or begins. Raises ResumeError, naming the nearest, where there is none."""
     begins = func.substr(runs.c.id, 1, len(run)) == run  # LIKE would not tell a from A
     found = connection.scalars(select(runs.c.id).where(or_(runs.c.id == run, begins))).all()
@@ -29,7 +28,7 @@ def find(connection: Connection, run: str, path: Path) -> str:
     if run and len(found) == 1:
         return str(found[0])
     everything = connection.scalars(select(runs.c.id).order_by(runs.c.created.desc())).all()
-    raise ResumeError(f"{path} has {_none_such(run, found if run else [], everything)}")
+    raise ResumeError(f"{place} has {_none_such(run, found if run else [], everything)}")
 
 
 def _none_such(run: str, found: Sequence[str], everything: Sequence[str]) -> str:

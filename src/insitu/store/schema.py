@@ -1,13 +1,14 @@
-"""The tables, as users may query them: ``docs/store-and-resume.md`` explains each to them.
+"""The tables of runs, as users may query them: ``docs/store-and-resume.md`` explains each to them.
 
-Whatever changes here changes ``VERSION``, so that an older insitu refuses the file instead of misreading it.
+Whatever changes here, or in ``ledger/tables.py``, changes ``VERSION`` and is a step in ``migrations.py``: an older
+insitu then refuses the database instead of misreading it.
 """
 
 from __future__ import annotations
 
 from sqlalchemy import Column, Float, Index, Integer, LargeBinary, MetaData, Table, Text
 
-VERSION = 2
+VERSION = 3
 APPLICATION = int.from_bytes(b"insi")
 """Written into the file's header, by which ``file`` and we tell our databases from others."""
 
@@ -65,22 +66,3 @@ memories = Table(
     Column("round", Integer, nullable=False, comment="the commit that wrote it"),
     Column("blob", LargeBinary, nullable=False),
 )
-
-# What single clients told, a row for each of their metrics: a view into the events' JSON. As rows of a table the same
-# numbers took eight times the space and most of the writing time. Lists are walked from the outside in (CROSS JOIN),
-# since SQLite reads a list's text anew for each row of what stands before it.
-_STANDS = """NOT EXISTS (SELECT 1 FROM events AS later
-    WHERE later.run = e.run AND later.round = e.round AND later.seq > e.seq AND later.kind = 'RoundDiscarded')"""
-CLIENT_METRICS = f"""CREATE VIEW client_metrics (run, round, client, kind, name, value) AS
-SELECT e.run, e.round, json_extract(r.value, '$[0]'), 'train', 'examples', json_extract(r.value, '$[1]')
-FROM events AS e CROSS JOIN json_each(e.data, '$.rows') AS r
-WHERE e.kind = 'UpdatesArrived' AND {_STANDS}
-UNION ALL
-SELECT e.run, e.round, json_extract(r.value, '$[0]'), 'train', m.value,
-       json_extract(r.value, '$[' || (m.key + 3) || ']')
-FROM events AS e CROSS JOIN json_each(e.data, '$.metrics') AS m CROSS JOIN json_each(e.data, '$.rows') AS r
-WHERE e.kind = 'UpdatesArrived' AND {_STANDS}
-UNION ALL
-SELECT e.run, e.round, c.key, json_extract(e.data, '$.where'), m.key, m.value
-FROM events AS e CROSS JOIN json_each(e.data, '$.clients') AS c CROSS JOIN json_each(c.value) AS m
-WHERE e.kind = 'Evaluated' AND {_STANDS}"""

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, insert, update
+from sqlalchemy import Connection, Executable, Table, bindparam, delete, insert, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from insitu.core.events import Event
 from insitu.core.protocols import Checkpoint
@@ -15,6 +16,7 @@ from insitu.store import rows, schema
 
 TOGETHER = 256
 """Memories that are written with one statement, and encoded at once."""
+_INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 _FORGET_MEMORY = delete(schema.memories).where(
     schema.memories.c.run == bindparam("of_run"), schema.memories.c.client == bindparam("of_client")
 )
@@ -118,4 +120,11 @@ def _write_events(connection: Connection, prepared: Prepared) -> None:
     new = prepared.events
     for table, values in ((schema.events, new.events), (schema.round_metrics, list(new.rounds.values()))):
         if values:
-            connection.execute(insert(table).prefix_with("OR REPLACE"), values)
+            connection.execute(_upsert(connection, table), values)
+
+
+def _upsert(connection: Connection, table: Table) -> Executable:
+    """Inserts a row, or takes the place of the one with its key."""
+    made = _INSERTS[connection.dialect.name](table)
+    others = {column.name: made.excluded[column.name] for column in table.columns if not column.primary_key}
+    return made.on_conflict_do_update(index_elements=list(table.primary_key), set_=others)

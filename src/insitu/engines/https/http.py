@@ -105,7 +105,7 @@ class Reply:
 
 
 class Transport(Protocol):
-    """How a site or an operator reaches its coordinator. Raises OSError (ConnectionError, TimeoutError) where it cannot.
+    """How a site or an operator reaches its coordinator. Raises OSError (ConnectionError, TimeoutError) if it cannot.
 
     ``timeout``: seconds without a byte in either direction before it gives up.
     """

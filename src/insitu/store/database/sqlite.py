@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError
 
+from insitu.core import failpoints
 from insitu.core.errors import StoreError
-from insitu.store import schema
+from insitu.store import migrations, schema
+from insitu.store.database.base import Database, T, Work
 
 BUSY_SECONDS = 30.0
 """How long to wait for another process that is writing."""
@@ -29,49 +30,62 @@ _CURES = {
 }
 
 
+class SqliteDatabase(Database):
+    """The file at ``path``, made with its folders if it is not there; an older one is brought up to date.
+
+    ``clock`` stands for SQLite's own in a simulation whose time is its own. Raises StoreError for a file that is not
+    ours or cannot be used.
+    """
+
+    def __init__(self, path: Path, name: str, clock: Callable[[], float] | None = None) -> None:
+        super().__init__(str(path), name)
+        self._clock = clock
+        self._engine = _open(path)
+
+    def now(self, connection: Connection) -> float:
+        if self._clock is not None:
+            return self._clock()
+        return float(connection.exec_driver_sql("SELECT (julianday('now') - 2440587.5) * 86400.0").scalar_one())
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def _read(self, work: Work[T]) -> T:
+        with self._engine.connect() as connection:
+            return work(connection)
+
+    def _writer(self, work: Work[T]) -> Callable[[], T]:
+        def attempt() -> T:
+            # Holds the write lock from the start, for which it waits its turn.
+            with self._engine.execution_options(writes=True).begin() as connection:
+                result = work(connection)
+                failpoints.hit(f"{self.name}.commit.before")
+            failpoints.hit(f"{self.name}.commit.after")
+            return result
+
+        return attempt
+
+    def _failed(self, error: DBAPIError) -> bool:
+        self._engine.dispose()  # a connection that failed may hold on to the failure
+        return False  # SQLite itself has waited for BUSY_SECONDS
+
+    def _explain(self, error: DBAPIError) -> str:
+        return explain(error)
+
+    def _full(self, error: DBAPIError) -> bool:
+        return _code(error) == sqlite3.SQLITE_FULL
+
+
 def explain(error: DBAPIError) -> str:
     """What went wrong with the file, and the cure."""
-    code = getattr(error.orig, "sqlite_errorcode", None)
-    cure = _CURES.get(code & 0xFF) if code is not None else None
+    code = _code(error)
+    cure = _CURES.get(code) if code is not None else None
     return f"{error.orig}: {cure or 'this is not expected: keep a copy of the file and report it'}"
 
 
-class Database:
-    """The file at ``path``, made with its folders if it is not there, and transactions on it.
-
-    Raises StoreError for a file that is not ours or cannot be used.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._engine = _open(path)
-
-    @contextmanager
-    def reading(self) -> Iterator[Connection]:
-        """Sees the moment of its first statement, whatever others write meanwhile."""
-        try:
-            with self._engine.connect() as connection:
-                yield connection
-        except DBAPIError as error:
-            self._engine.dispose()
-            raise StoreError(f"{self.path} cannot be read: {explain(error)}") from error
-
-    @contextmanager
-    def writing(self, safe: Callable[[], str]) -> Iterator[Connection]:
-        """Holds the write lock, for which it waits its turn; all of it is written or nothing.
-
-        ``safe`` says, for the StoreError where it fails, what the caller has lost by that and what not.
-        """
-        try:
-            with self._engine.execution_options(writes=True).begin() as connection:
-                yield connection
-        except DBAPIError as error:
-            self._engine.dispose()  # a connection that failed may hold on to the failure
-            raise StoreError(f"{self.path} cannot be written: {explain(error)}. {safe()}") from error
-
-    def close(self) -> None:
-        """Lets go of the file; the next transaction opens it again."""
-        self._engine.dispose()
+def _code(error: DBAPIError) -> int | None:
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
 
 
 def _open(path: Path) -> Engine:
@@ -82,14 +96,14 @@ def _open(path: Path) -> Engine:
     event.listen(engine, "begin", _on_begin)
     try:
         with engine.connect() as connection:
-            ours = _recognise(connection, path)
-        if not ours:
-            _make_tables(engine, path)
+            version = _recognise(connection, path)
+        if version != schema.VERSION:
+            _bring_up(engine, path)
         _write_ahead(engine)
     except DBAPIError as error:
         engine.dispose()
         raise StoreError(f"{path} cannot be opened: {explain(error)}") from error
-    except StoreError:
+    except BaseException:
         engine.dispose()
         raise
     return engine
@@ -119,38 +133,30 @@ def _on_begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _recognise(connection: Connection, path: Path) -> bool:
-    """True for a database of ours, False for an empty one. Only reads: nothing of a stranger's is changed."""
+def _recognise(connection: Connection, path: Path) -> int:
+    """The schema version of a database of ours, 0 for an empty one. Only reads: nothing of a stranger's is changed."""
     application = connection.exec_driver_sql("PRAGMA application_id").scalar_one()
     version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
     tables = connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar_one()
     if application == version == tables == 0:
-        return False
+        return 0
     if application != schema.APPLICATION:
         raise StoreError(f"{path} is a SQLite database of another program: give another path")
-    if version > schema.VERSION:
-        raise StoreError(
-            f"{path} has schema version {version}, newer than {schema.VERSION}: "
-            "open it with the insitu that wrote it, or a newer one"
-        )
-    if 0 < version < schema.VERSION:
-        raise StoreError(
-            f"{path} has schema version {version}, and this insitu writes {schema.VERSION}: move it away, or give"
-            " another path (an older insitu still reads it)"
-        )
-    if version != schema.VERSION or not tables:
+    if version < 1 or not tables:
         raise StoreError(f"{path} has schema version {version} and {tables} tables: restore a copy of it")
-    return True
+    migrations.refuse(str(path), version)
+    return int(version)
 
 
-def _make_tables(engine: Engine, path: Path) -> None:
+def _bring_up(engine: Engine, path: Path) -> None:
+    """One transaction: whoever dies in it leaves the version that was there."""
     with engine.execution_options(writes=True).begin() as connection:
-        if _recognise(connection, path):  # another process was faster while we waited for the lock
-            return
-        schema.metadata.create_all(connection, checkfirst=False)
-        connection.exec_driver_sql(schema.CLIENT_METRICS)
+        version = _recognise(connection, path)  # another process may have been faster while we waited for the lock
+        migrations.bring_up(connection, version)
         connection.exec_driver_sql(f"PRAGMA application_id = {schema.APPLICATION}")
         connection.exec_driver_sql(f"PRAGMA user_version = {schema.VERSION}")
+        failpoints.hit("migration.commit.before")
+    failpoints.hit("migration.commit.after")
 
 
 def _write_ahead(engine: Engine) -> None:

@@ -1,0 +1,69 @@
+"""Who may write: one coordinator at a time, known by an epoch that grows with each new one.
+
+Two rows: ``leader`` (epoch, holder), which every write reads and locks in its own transaction, and ``lease`` (until
+when), so that renewing it never waits for a large write of the leader's own. A new leader changes the first, so it
+waits for writes that are under way, and those that come after it see that their epoch is over.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, select, update
+
+from insitu.core.errors import Fenced
+from insitu.store.database.base import Database
+from insitu.store.ledger.tables import leader, lease
+
+
+class Leadership:
+    """One process's claim. It leads while ``epoch`` is the database's, even past its lease if nobody has taken over."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.epoch: int | None = None
+        """The last one that was this process's own; None where it never led."""
+
+    def check(self, connection: Connection) -> None:
+        """Raises Fenced, in the transaction that is about to write, where somebody else leads."""
+        row = connection.execute(select(leader.c.epoch, leader.c.holder).with_for_update(read=True)).one()
+        if self.epoch is None:
+            left = self._left(connection) if row.holder else 0.0
+            if left > 0:
+                raise Fenced(f"{self._database.place} is led by {row.holder!r} for {left:.0f} s more: ask it instead")
+        elif row.epoch != self.epoch:
+            who = f"{row.holder!r} leads it now" if row.holder else "this process has resigned"
+            raise Fenced(f"{self._database.place}: {who}, and nothing was written: end this process or let it stand by")
+
+    def take(self, connection: Connection, holder: str, seconds: float) -> int | None:
+        """The epoch that ``holder`` leads in for so many seconds from now; None while another one does.
+
+        A process that starts under its predecessor's name takes over at once; one that has lost to another waits
+        for the end of the other's lease, whatever its name.
+        """
+        row = connection.execute(select(leader).with_for_update()).one()
+        now = self._database.now(connection)
+        epoch = int(row.epoch)
+        if epoch != self.epoch or not row.holder:
+            successor = self.epoch is None and row.holder == holder
+            if row.holder and not successor and self._left(connection) > 0:
+                return None
+            epoch += 1
+            connection.execute(update(leader).values(epoch=epoch, holder=holder))
+        connection.execute(update(lease).values(expires=now + seconds))
+        return epoch
+
+    def give_up(self, connection: Connection) -> None:
+        """Ends this process's own epoch, so that the next one need not wait; another one's stays."""
+        row = connection.execute(select(leader).with_for_update()).one()
+        if row.epoch == self.epoch:
+            connection.execute(update(leader).values(epoch=row.epoch + 1, holder=""))
+            connection.execute(update(lease).values(expires=0.0))
+
+    def who(self, connection: Connection) -> tuple[str, float] | None:
+        """Who leads, and for how many seconds more; None where nobody does, or the lease is over."""
+        holder = connection.execute(select(leader.c.holder)).scalar_one()
+        left = self._left(connection)
+        return (holder, left) if holder and left > 0 else None
+
+    def _left(self, connection: Connection) -> float:
+        expires = connection.execute(select(lease.c.expires)).scalar_one()
+        return float(expires) - self._database.now(connection)
