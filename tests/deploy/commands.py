@@ -67,10 +67,19 @@ def in_line(line: str) -> Iterator[list[str]]:
     line = re.sub(r"\s+#\s.*$", "", line)
     for part in re.split(r"&&|\|\||[;|]", line):
         words = shlex.split(part.replace("…", "X"), comments=False)
-        starts = [i for i, word in enumerate(words) if word == "insitu" or word.endswith("/insitu")]
+        starts = [i + 1 for i, word in enumerate(words) if _is_insitu(words[:i], word)]
+        if words[:4] == ["docker", "compose", "run", "--rm"] and len(words) > 5:
+            starts = [5]  # a service whose entry point is insitu
         if starts:
-            told = words[starts[-1] + 1 :]
-            yield [word for word in told if word not in ("&", ">", "2>&1") and not word.startswith((">", "<"))]
+            told = words[starts[-1] :]
+            yield [word for word in told if word != "&" and not word.startswith((">", "<", "2>"))]
+
+
+def _is_insitu(before: list[str], word: str) -> bool:
+    """Whether a word is the command, and not a user or group of that name, as in ``install -o insitu``."""
+    if word.endswith("/bin/insitu"):
+        return True
+    return word == "insitu" and before[:1] != ["useradd"] and (not before or before[-1] == "--" or before[-1][0] != "-")
 
 
 def in_page(path: Path) -> list[list[str]]:

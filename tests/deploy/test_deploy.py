@@ -78,8 +78,15 @@ def test_a_wrong_command_is_noticed(words: list[str], text: str) -> None:
 
 
 def test_commands_are_found_wherever_they_stand_in_a_line() -> None:
-    text = "```console\n$ docker compose exec c insitu status | less   # look\n# /opt/x/insitu runs\n```\n`insitu show`"
-    assert list(commands.in_text(text)) == [["status"], ["runs"], ["show"]]
+    text = """```console
+$ docker compose exec c insitu status | less   # look
+$ docker compose run --rm berlin watch
+# runuser -u insitu -- /opt/x/bin/insitu runs
+# install -d -o insitu -g insitu folder
+```
+and `insitu show`
+"""
+    assert list(commands.in_text(text)) == [["status"], ["watch"], ["runs"], ["show"]]
 
 
 def test_the_units_start_what_there_is() -> None:
