@@ -200,7 +200,8 @@ class _Loop:
     def _round(self, server: Server, model: Model) -> tuple[Outcome, float]:
         """One committed round; void ones before it are reported and drawn anew."""
         round = model.version + 1
-        for attempt in range(self.plan.policy.retries + 1):
+        attempts = 1 if self.plan.policy.missed == "stop" else self.plan.policy.retries + 1
+        for attempt in range(attempts):
             began = time.monotonic()
             with spans.span("other", f"round {round}"):
                 outcome = server.run_round(model, round, attempt)
@@ -216,7 +217,7 @@ class _Loop:
             else ""
         )
         raise RoundError(
-            f"round {round} was void {self.plan.policy.retries + 1} times ({outcome.reason}{first}); the model is"
+            f"round {round} was void {attempts} time{'s' * (attempts > 1)} ({outcome.reason}{first}); the model is"
             f" that of round {model.version}. Mend the clients, or change Policy(quorum=…, retries=…)"
         )
 

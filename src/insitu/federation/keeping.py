@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
-from insitu.core.errors import ConfigError
 from insitu.core.federation import Blobs
 from insitu.federation.folder import Folder
 from insitu.federation.settings import Settings
-
-AT_ONCE = timedelta(0)
-"""A committed round of a federation is on the disk before anybody is told of it."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +26,12 @@ class Kept:
 
 def opened(folder: Folder, settings: Settings) -> Kept:
     """Everything, opened; made where it is not there. Raises StoreError, ConfigError or MissingExtra."""
+    from insitu.store.opened import AT_ONCE, open_blobs, open_store
+
     ledger = ledger_of(folder, settings)
     try:
-        return Kept(ledger, _store(folder, settings, ledger), _blobs(folder, settings))
+        store = open_store(_place(folder, settings.store.url), ledger=ledger, behind=AT_ONCE)
+        return Kept(ledger, store, open_blobs(_place(folder, settings.blobs.url)))
     except BaseException:
         ledger.close()
         raise
@@ -41,42 +39,11 @@ def opened(folder: Folder, settings: Settings) -> Kept:
 
 def ledger_of(folder: Folder, settings: Settings) -> Any:
     """The ledger alone."""
-    if _postgres(settings):
-        from insitu.store.ledger.postgres import PostgresLedger
+    from insitu.store.opened import open_ledger
 
-        return PostgresLedger(settings.store.url)
-    from insitu.store.ledger.sqlite import SqliteLedger
-
-    return SqliteLedger(folder.path / settings.store.url)
+    return open_ledger(_place(folder, settings.store.url))
 
 
-def _store(folder: Folder, settings: Settings, ledger: Any) -> Any:
-    if _postgres(settings):
-        from insitu.store.postgres import PostgresStore
-
-        return PostgresStore(settings.store.url, behind=AT_ONCE, fence=ledger.fence)
-    from insitu.store.sqlite import SqliteStore
-
-    return SqliteStore(folder.path / settings.store.url, behind=AT_ONCE, fence=ledger.fence)
-
-
-def _blobs(folder: Folder, settings: Settings) -> Blobs:
-    url = settings.blobs.url
-    if url.startswith("s3://"):
-        from insitu.store.blobs.bucket import BucketBlobs
-
-        return BucketBlobs(url)
-    from insitu.store.blobs.folder import FolderBlobs
-
-    return FolderBlobs(folder.path / url)
-
-
-def _postgres(settings: Settings) -> bool:
-    kind, scheme, _ = settings.store.url.partition("://")
-    if not scheme:
-        return False
-    if kind.partition("+")[0] in ("postgresql", "postgres"):
-        return True
-    raise ConfigError(
-        f"federation.toml, [store] url = {settings.store.url!r}: give a file of the folder, or postgresql://…"
-    )
+def _place(folder: Folder, url: str) -> str:
+    """A URL as it is; what is none is a path in the federation's folder."""
+    return url if "://" in url else str(folder.path / url)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import queue
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,10 +48,12 @@ class Log:
             return
         moment = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = {"time": moment, "level": level, "event": event, **{key: _short(value) for key, value in fields.items()}}
-        if self.dropped > self._told:
-            line["dropped"], self._told = self.dropped - self._told, self.dropped
+        dropped = self.dropped
+        if dropped > self._told:
+            line["dropped"] = dropped - self._told
         try:
             self._lines.put_nowait(json.dumps(line, default=str))  # ASCII, control characters escaped
+            self._told = dropped
         except (queue.Full, ValueError, RecursionError):
             self.dropped += 1
 
@@ -109,6 +113,29 @@ class Log:
         if self._handle is not None:
             handle, self._handle = self._handle, None
             os.close(handle)
+
+
+class Handler(logging.Handler):
+    """Passes on what Python's own ``logging`` is told, by the libraries that know no other log."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line; an exception is its last line, and where it came from."""
+        try:
+            fields: dict[str, Any] = {"logger": record.name}
+            if record.exc_info and record.exc_info[1] is not None:
+                fields["error"] = f"{type(record.exc_info[1]).__name__}: {record.exc_info[1]}"
+                fields["trace"] = "".join(traceback.format_tb(record.exc_info[2]))[-LONGEST:]
+            self._log.write(_level(record.levelno), record.getMessage(), **fields)
+        except Exception:  # a log has no effect on what it tells of
+            self._log.dropped += 1
+
+
+def _level(number: int) -> str:
+    return LEVELS[min(3, max(0, number // 10 - 1))]
 
 
 Tell = Callable[..., None]

@@ -96,9 +96,7 @@ def lines(told: Mapping[str, Any]) -> list[str]:
     if told["status"] == "running":
         out.append(f"  round {told['round']}: {_counts(told)}")
     if told["voids"]:
-        out.append(
-            f"  {_attempts(told['voids'])} of round {told['round']} void; {told['retries']} may be before it stops"
-        )
+        out.append(f"  {_attempts(told)} void; more than {told['retries']} stop the run")
     out += [f"  waiting for {waited}" for waited in map(waiting, told["waiting_for"])]
     out.append(f"  next: {told['next']}")
     if told["history"]:
@@ -113,8 +111,9 @@ def _counts(told: Mapping[str, Any]) -> str:
     return f"{told['phase']}: {told['accepted']} of {told['asked']} sites have answered{failed}"
 
 
-def _attempts(voids: int) -> str:
-    return f"{voids} attempt{'s' if voids > 1 else ''}"
+def _attempts(told: Mapping[str, Any]) -> str:
+    many = told["voids"] > 1
+    return f"{told['voids']} attempt{'s' if many else ''} of round {told['round']} {'were' if many else 'was'}"
 
 
 def waiting(one: Mapping[str, Any]) -> str:
