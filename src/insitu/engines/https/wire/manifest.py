@@ -173,7 +173,7 @@ def _object(value: Any, what: str) -> dict[str, Any]:
 
 def _whole(value: Any, what: str) -> int:
     _want(type(value) is int and 0 <= value < 2**62, f"{what} is {value!r:.40}, no whole number of bytes")
-    return value  # type: ignore[no-any-return]
+    return int(value)
 
 
 def _want(right: bool, otherwise: str) -> None:
