@@ -13,6 +13,7 @@ from insitu.core import failpoints
 from insitu.core.errors import Refusal
 from insitu.core.types import Answer, Client, Task
 from insitu.engines.https.http import Transport
+from insitu.engines.https.introduced import Introduced
 from insitu.engines.https.site.cache import Cache
 from insitu.engines.https.site.disk import Disk
 from insitu.engines.https.site.fetch import Fetcher
@@ -74,6 +75,7 @@ class Agent:
         random: Random, say: Callable[[str], None], note: Callable[[str, Mapping[str, Any]], None],
         versions: Mapping[str, str], cache: int = 4 * 2**30, poll: float = POLL,
     ) -> None:  # fmt: skip
+        transport = Introduced(transport)
         self._transport, self._data, self._build, self._rules = transport, data, build, rules
         self._compute, self._say, self._note, self._versions, self._poll = compute, say, note, versions, poll
         self._patience = Patience(random, say)
@@ -105,6 +107,13 @@ class Agent:
         self.name = str(told["name"])
         self._lease = float(told.get("lease", self._lease))
         self._poll = min(self._poll, float(told.get("poll", self._poll)))
+
+    async def renew(self, request: str) -> dict[str, Any]:
+        """A new certificate for a certificate request (PEM), and the authorities that there are now."""
+        body = canonical({"csr": request}).encode()
+        headers = {"content-type": "application/json"}
+        reply = await self._transport.request("POST", "/v1/renew", headers=headers, body=body)
+        return dict(reply.checked().value())
 
     async def bye(self) -> None:
         """Leaves in good order; no matter if nobody hears it."""
