@@ -1,7 +1,7 @@
 """One hospital's patients, made ready by itself: nothing in here looks at another hospital's file.
 
-What all hospitals have to agree on is written down as the study's protocol (`REFERENCE`, `CODES`), and not computed over
-all patients together: nobody could do that without seeing them.
+What all hospitals have to agree on is written down as the study's protocol (`REFERENCE`, `CODES`), and not computed
+over all patients together: nobody could do that without seeing them.
 """
 
 from typing import Any
