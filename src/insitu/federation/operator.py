@@ -12,8 +12,9 @@ from urllib.parse import quote
 
 from insitu.config import toml
 from insitu.core.errors import ConfigError, EngineError, Refusal
-from insitu.engines.https.authority import files, keys, pem, request_for
+from insitu.engines.https.authority import Token, files, keys, pem, request_for
 from insitu.engines.https.http import Reply, Transport
+from insitu.federation import joining
 from insitu.federation.folder import OPERATOR_FILE, Folder
 from insitu.federation.settings import FILE
 from insitu.version import __version__
@@ -143,6 +144,22 @@ def reachable(folder: Path) -> Operator | None:
         operator.close()
         return None
     return operator
+
+
+def _transport(operator: Operator) -> Transport:
+    from insitu.engines.https.transport import HttpsTransport
+
+    own = operator.folder
+    return HttpsTransport(operator.urls, own / CERTIFICATE, own / KEY, own / AUTHORITY)
+
+
+def join(token: str, folder: Path) -> tuple[str, str]:
+    """Enrols a person by an invitation, and makes the operator's folder; name and role. Raises as `joining.join`."""
+    if Token.parse(token).role == "site":
+        raise ConfigError(f"the token is for the site {Token.parse(token).name!r}: give it to `insitu site join`")
+    joined = joining.join(token, folder)
+    (folder / OPERATOR_FILE).write_text(text(joined.name, list(joined.urls)), encoding="utf-8")
+    return joined.name, joined.role
 
 
 def text(name: str, urls: list[str]) -> str:

@@ -61,7 +61,9 @@ class Enrolment:
         peer = request.peer
         serial = certificates.renewed_serial(peer.serial)
         made = await self.offload(self.authority.sign, csr, peer.name, peer.role, serial)
-        return Response.json({"certificate": certificates.pem(made).decode(), "authority": self.authority.bundle_text()})
+        return Response.json(
+            {"certificate": certificates.pem(made).decode(), "authority": self.authority.bundle_text()}
+        )
 
     def _enrol(self, secret: str, csr: str, serial: int) -> dict[str, str]:
         now, digest = self.clock(), digest_of(secret)
@@ -85,7 +87,9 @@ class Enrolment:
     def _again(self, invitation: Invitation, member: Member, now: float) -> bool:
         """Whether this is a site that asks a second time, since the first answer did not reach it: same token, same key."""
         known = next((m for m in self.ledger.members() if m.name == member.name), None)
-        return known is not None and known.revoked is None and known.serial == member.serial and now < invitation.expires
+        return (
+            known is not None and known.revoked is None and known.serial == member.serial and now < invitation.expires
+        )
 
 
 def _text(told: dict[str, Any], key: str) -> str:

@@ -7,12 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
-from insitu.engines.https.authority.names import checked_name, checked_role
-from insitu.engines.https.authority.tokens import Token
-
 from insitu.core.errors import Refusal
 from insitu.core.federation import Ledger, Member, Role
-from insitu.engines.https.api.bodies import body_of, whole_number
+from insitu.engines.https.api.numbers import whole_number
+from insitu.engines.https.authority.names import checked_name, checked_role
+from insitu.engines.https.authority.tokens import Token
 from insitu.engines.https.http import Request, Response, Route
 
 LONGEST = 30 * 86400.0
@@ -87,7 +86,7 @@ class MembersApi:
 
     async def invitations(self, request: Request) -> Response:
         """Invites someone."""
-        body = await body_of(request, "name")
+        body = await request.table()
         seconds = body.get("seconds", 2 * 86400)
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
             raise Refusal("BAD_REQUEST", f"seconds is {str(seconds)[:40]!r}: give a number")
@@ -95,7 +94,7 @@ class MembersApi:
             invite,
             self._ledger,
             self._tokens,
-            body["name"],
+            body.get("name", ""),
             body.get("role", "site"),
             seconds,
             by(request),

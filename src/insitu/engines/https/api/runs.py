@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
 from insitu.core.errors import Refusal
-from insitu.engines.https.api.bodies import body_of, seconds, whole_number
 from insitu.engines.https.api.members import OPERATOR, READERS, by
+from insitu.engines.https.api.numbers import seconds, whole_number
 from insitu.engines.https.http import Request, Response, Route
 
 Order = Literal["stop", "pause", "resume"]
@@ -73,8 +73,8 @@ class RunsApi:
 
     async def submit(self, request: Request) -> Response:
         """Starts a run, once its tables are known to make a plan."""
-        body = await body_of(request, "tables")
-        tables, name = body["tables"], body.get("name", "")
+        body = await request.table()
+        tables, name = body.get("tables"), body.get("name", "")
         if not isinstance(tables, dict):
             raise Refusal("BAD_REQUEST", "tables is no object: give the tables of a configuration file")
         if not isinstance(name, str) or len(name) > 100 or not name.isprintable():

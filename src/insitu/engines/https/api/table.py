@@ -93,7 +93,9 @@ class Table:
 
     def _add(self, route: Route) -> None:
         if not route.path.startswith("/v1/") or (not route.roles and "{" in route.path):
-            raise ValueError(f"{route.method} {route.path}: paths start with /v1/, and those for strangers have no {{…}}")
+            raise ValueError(
+                f"{route.method} {route.path}: paths start with /v1/, and those for strangers have no {{…}}"
+            )
         if "{" not in route.path:
             methods = self._exact.setdefault(route.path, {})
         else:
@@ -113,7 +115,9 @@ class Table:
             return replace(request, peer=None), self._exact[request.path]["GET"]
         if request.peer is None:
             if not self.open_to_strangers(request.method, request.path):
-                raise Refusal("NO_CERTIFICATE", "this needs a certificate of this federation: `insitu site join` gets one")
+                raise Refusal(
+                    "NO_CERTIFICATE", "this needs a certificate of this federation: `insitu site join` gets one"
+                )
             route = self._exact[request.path][request.method]
         else:
             # Who asks comes first: what is asked is looked at for members only.
@@ -142,7 +146,9 @@ class Table:
             raise Refusal("NOT_FOUND", f"there is no {shown(path)}")
         route = methods.get(request.method)
         if route is None:
-            raise Refusal("BAD_METHOD", f"{shown(path)} takes {', '.join(sorted(methods))}, not {shown(request.method)}")
+            raise Refusal(
+                "BAD_METHOD", f"{shown(path)} takes {', '.join(sorted(methods))}, not {shown(request.method)}"
+            )
         if "{" in route.path:
             arguments = _arguments(route.path, path)
         return route, arguments
@@ -174,7 +180,9 @@ def plain(path: str) -> str:
         or any(not c.isascii() or not c.isprintable() or c in "\\%?#; " for c in decoded)
         or any(p in ("", ".", "..") for p in parts[1:])
     ):
-        raise Refusal("BAD_REQUEST", f"the path {shown(path)} has empty, '.' or '..' parts, or characters it may not have")
+        raise Refusal(
+            "BAD_REQUEST", f"the path {shown(path)} has empty, '.' or '..' parts, or characters it may not have"
+        )
     return decoded
 
 
@@ -185,7 +193,9 @@ def _arguments(pattern: str, path: str) -> dict[str, str]:
         if parameter is None:
             continue
         if _ARGUMENT.fullmatch(part) is None:
-            raise Refusal("BAD_REQUEST", f"{shown(part)} is no {parameter[1]}: letters, digits and '._~:@=-', at most 256")
+            raise Refusal(
+                "BAD_REQUEST", f"{shown(part)} is no {parameter[1]}: letters, digits and '._~:@=-', at most 256"
+            )
         found[parameter[1]] = part
     return found
 
@@ -219,7 +229,9 @@ def _translated(error: Exception, request: Request, route: Route | None) -> Refu
     where = f"{request.method} {shown(request.path)}" + (f" of {request.peer.name}" if request.peer else "")
     if isinstance(error, (StoreError, OSError)) and _full(error):
         log.error("no space is left: %s was refused", where)
-        return Refusal("DISK_FULL", "the coordinator has no space left: it goes on when there is some", retry_after=30.0)
+        return Refusal(
+            "DISK_FULL", "the coordinator has no space left: it goes on when there is some", retry_after=30.0
+        )
     log.error("%s failed", where, exc_info=error)
     return Refusal("BROKEN", "the coordinator could not do this; its log says why", retry_after=5.0)
 

@@ -262,7 +262,7 @@ class Port:
             return Response.refused(Refusal("TOO_MANY", text, 5.0)), True
         try:
             told = messages.read(request, peer, connection.address, self.limits)
-        except Refusal as refusal:
+        except Refusal:
             if peer is None:  # who has no certificate learns nothing else
                 refusal = Refusal("NO_CERTIFICATE", "this needs a certificate of this federation")
             return Response.refused(refusal), True
