@@ -57,11 +57,11 @@ $(VENV)/.demo: $(METADATA) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.test: $(METADATA) | $(BIN)/python
-	$(INSTALL) -e '.[torch,plots,frames,parquet,ray,trees,test]'
+	$(INSTALL) -e '.[torch,plots,frames,parquet,ray,trees,postgres,test]'
 	@touch $@
 
 $(VENV)/.dev: $(METADATA) | $(BIN)/python
-	$(INSTALL) -e '.[torch,plots,frames,parquet,ray,trees,dev]'
+	$(INSTALL) -e '.[torch,plots,frames,parquet,ray,trees,postgres,dev]'
 	@touch $@
 
 $(VENV)/.docs: $(METADATA) | $(BIN)/python

@@ -61,6 +61,7 @@ HOMES = {
     "xgboost": ("estimators/boosted",),
     "aiohttp": ("engines/https", "dashboard"),
     "sqlalchemy": ("store",),
+    "psycopg": ("store/database/postgres",),
     "cryptography": ("privacy", "engines/https"),
     "ray": ("cli/launch",),
     "typer": ("cli", "observe"),

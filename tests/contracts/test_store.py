@@ -1,6 +1,6 @@
 """What every Store promises, tried with each class found in ``insitu.store``.
 
-A store class takes one argument, the place where it keeps things.
+A store class takes one argument, the place where it keeps things: a ``path``, or the ``url`` of a server.
 """
 
 import importlib
@@ -44,9 +44,12 @@ def store_classes():
 def open_store(request, tmp_path):
     """Opens the same store again each time it is called."""
     opened = []
+    place = tmp_path / "new folder" / "store"
+    if "url" in inspect.signature(request.param).parameters:
+        place = request.getfixturevalue("postgres").fresh()
 
     def one():
-        opened.append(request.param(tmp_path / "new folder" / "store"))
+        opened.append(request.param(place))
         return opened[-1]
 
     yield one
@@ -76,7 +79,7 @@ def play(store, round, run="a-run", **memories):
 
 
 def test_a_class_is_found():
-    assert {one.__name__ for one in store_classes()} >= {"SqliteStore"}
+    assert {one.__name__ for one in store_classes()} >= {"SqliteStore", "PostgresStore"}
 
 
 def test_the_record_comes_back_with_id_status_and_start(open_store):

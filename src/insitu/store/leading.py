@@ -39,17 +39,15 @@ class Leadership:
         A process that starts under its predecessor's name takes over at once; one that has lost to another waits
         for the end of the other's lease, whatever its name.
         """
-        row = connection.execute(select(leader).with_for_update()).one()
-        now = self._database.now(connection)
-        epoch = int(row.epoch)
-        if epoch != self.epoch or not row.holder:
-            successor = self.epoch is None and row.holder == holder
-            if row.holder and not successor and self._left(connection) > 0:
-                return None
-            epoch += 1
-            connection.execute(update(leader).values(epoch=epoch, holder=holder))
-        connection.execute(update(lease).values(expires=now + seconds))
-        return epoch
+        mine = connection.execute(select(leader).with_for_update(read=True)).one()  # as writes that are under way do
+        if mine.epoch == self.epoch and mine.holder:
+            return self._lease(connection, int(mine.epoch), seconds)
+        successor = self.epoch is None and mine.holder == holder
+        if mine.holder and not successor and self._left(connection) > 0:
+            return None
+        epoch = connection.execute(select(leader.c.epoch).with_for_update()).scalar_one() + 1
+        connection.execute(update(leader).values(epoch=epoch, holder=holder))
+        return self._lease(connection, epoch, seconds)
 
     def give_up(self, connection: Connection) -> None:
         """Ends this process's own epoch, so that the next one need not wait; another one's stays."""
@@ -63,6 +61,10 @@ class Leadership:
         holder = connection.execute(select(leader.c.holder)).scalar_one()
         left = self._left(connection)
         return (holder, left) if holder and left > 0 else None
+
+    def _lease(self, connection: Connection, epoch: int, seconds: float) -> int:
+        connection.execute(update(lease).values(expires=self._database.now(connection) + seconds))
+        return epoch
 
     def _left(self, connection: Connection) -> float:
         expires = connection.execute(select(lease.c.expires)).scalar_one()

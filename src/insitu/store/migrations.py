@@ -20,13 +20,11 @@ OLDEST = 2
 
 # Names of a federation's tables that are words of SQL are avoided: what is typed here is what a user types later.
 _TO_3 = """
-CREATE TABLE meta (key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (key));
 CREATE TABLE leader (one INTEGER NOT NULL CHECK (one = 1), epoch BIGINT NOT NULL, holder TEXT NOT NULL,
     PRIMARY KEY (one));
 CREATE TABLE lease (one INTEGER NOT NULL CHECK (one = 1), expires DOUBLE PRECISION NOT NULL, PRIMARY KEY (one));
 INSERT INTO leader VALUES (1, 0, '');
 INSERT INTO lease VALUES (1, 0.0);
-CREATE TABLE writers (id TEXT NOT NULL, last TEXT NOT NULL, at DOUBLE PRECISION NOT NULL, PRIMARY KEY (id));
 CREATE TABLE members (name TEXT NOT NULL, role TEXT NOT NULL, serial TEXT NOT NULL, enrolled DOUBLE PRECISION NOT NULL,
     declared TEXT NOT NULL, revoked DOUBLE PRECISION, seen DOUBLE PRECISION, PRIMARY KEY (name));
 CREATE UNIQUE INDEX members_by_serial ON members (serial);

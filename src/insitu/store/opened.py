@@ -11,8 +11,10 @@ from sqlalchemy.exc import ArgumentError
 from insitu.core.errors import StoreError
 from insitu.core.federation import Blobs
 from insitu.store.blobs.folder import FolderBlobs
+from insitu.store.ledger.postgres import PostgresLedger
 from insitu.store.ledger.sql import SqlLedger
 from insitu.store.ledger.sqlite import SqliteLedger
+from insitu.store.postgres import PostgresStore
 from insitu.store.sql import SqlStore
 from insitu.store.sqlite import SqliteStore
 
@@ -21,6 +23,8 @@ AT_ONCE = timedelta(0)
 
 def open_ledger(place: str | Path) -> SqlLedger:
     """The ledger at a path or URL, made where it is not there."""
+    if _postgres(place):
+        return PostgresLedger(str(place))
     return SqliteLedger(_file(place))
 
 
@@ -32,12 +36,19 @@ def open_store(
     With a ``ledger`` of the same database every write checks, in its own transaction, that the ledger still leads, and
     raises Fenced otherwise; a federation writes at once (``behind=AT_ONCE``).
     """
-    return SqliteStore(_file(place), behind=behind, fence=None if ledger is None else ledger.fence)
+    fence = None if ledger is None else ledger.fence
+    if _postgres(place):
+        return PostgresStore(str(place), behind=behind, fence=fence)
+    return SqliteStore(_file(place), behind=behind, fence=fence)
 
 
 def open_blobs(place: str | Path) -> Blobs:
     """The blobs in a folder."""
     return FolderBlobs(place)
+
+
+def _postgres(place: str | Path) -> bool:
+    return isinstance(place, str) and place.startswith(("postgresql://", "postgresql+psycopg://", "postgres://"))
 
 
 def _file(place: str | Path) -> Path:
@@ -46,8 +57,10 @@ def _file(place: str | Path) -> Path:
         return Path(place)
     try:
         url = make_url(place)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise StoreError(f"{place!r} is no URL of a database: {error}") from error
     if url.get_backend_name() != "sqlite" or not url.database:
-        raise StoreError(f"{url!r} is no database that insitu knows: give a file's path or sqlite:///PATH")
+        raise StoreError(
+            f"{url!r} is no database that insitu knows: give a file's path, sqlite:///PATH or postgresql://USER@HOST/NAME"
+        )
     return Path(url.database)

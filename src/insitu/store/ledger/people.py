@@ -82,4 +82,4 @@ def _change(connection: Connection, name: str, **values: Any) -> None:
 def _free(connection: Connection, serial: str, name: str) -> None:
     whose = connection.scalar(select(members.c.name).where(members.c.serial == serial, members.c.name != name))
     if whose is not None:
-        raise StoreError(f"the certificate {serial} of {name!r} is {whose!r}'s: make another one")
+        raise StoreError(f"the certificate {serial} of {name!r} is that of {whose!r} too: make another one")

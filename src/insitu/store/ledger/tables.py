@@ -6,18 +6,10 @@ from sqlalchemy import BigInteger, Column, Float, Integer, MetaData, Table, Text
 
 metadata = MetaData()
 
-meta = Table("meta", metadata, Column("key", Text, primary_key=True), Column("value", Text))
 leader = Table(
     "leader", metadata, Column("one", Integer, primary_key=True), Column("epoch", BigInteger), Column("holder", Text)
 )
 lease = Table("lease", metadata, Column("one", Integer, primary_key=True), Column("expires", Float))
-writers = Table(
-    "writers",
-    metadata,
-    Column("id", Text, primary_key=True),
-    Column("last", Text, comment="the last write of this process that is known to be whole"),
-    Column("at", Float),
-)
 members = Table(
     "members",
     metadata,
