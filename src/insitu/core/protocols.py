@@ -366,6 +366,24 @@ class Session(Protocol):
         ...
 
 
+@runtime_checkable
+class Waits(Protocol):
+    """A session that waits for clients of their own will, judges by the plan's policy when a call of ``run`` is
+    complete, and keeps what they told: a federation's."""
+
+    def expect(self, wanted: int) -> None:
+        """So many answers make the next call of ``run`` complete; without a word, all that are asked."""
+        ...
+
+    def clock(self) -> float:
+        """Seconds on the clock by which the server's policy judges again what this session has judged."""
+        ...
+
+    def seal(self, round: int, counted: Collection[str]) -> Sequence[Sequence[str]]:
+        """The round will be committed: [client, digest of its update's manifest] for each that ``counted``."""
+        ...
+
+
 class Ranks(Protocol):
     """Processes that run one run together, seen from one of them. All call the same methods in the same order."""
 

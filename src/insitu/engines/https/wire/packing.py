@@ -45,7 +45,7 @@ def unpack(manifest: Mapping[str, Any], read: Callable[[str], bytes]) -> Any:
     ``read`` gives a chunk by its digest, checked when it was stored. Raises Refusal BAD_MANIFEST where the frame is
     no tree, or its table of tensors is not the manifest's.
     """
-    source = _Source(manifest["chunks"], read)
+    source = Source(manifest["chunks"], read)
     try:
         tree, table = wire.decode_stream(source.take, manifest["length"])
     except WireError as error:
@@ -72,7 +72,7 @@ def _cut(buffers: Sequence[Any]) -> Iterator[bytes]:
         yield bytes(piece)
 
 
-class _Source:
+class Source:
     """Bytes in any portion from chunks that are read one at a time."""
 
     def __init__(self, chunks: Sequence[Sequence[Any]], read: Callable[[str], bytes]) -> None:
