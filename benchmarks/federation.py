@@ -37,7 +37,6 @@ from random import Random
 from typing import Any
 
 import numpy as np
-from insitu.engines.https.transport import HttpsTransport
 
 from insitu.bench import machine
 from insitu.core.federation import Member
@@ -47,6 +46,7 @@ from insitu.engines.https.authority import Authority, certificates, files, keys,
 from insitu.engines.https.site.agent import Agent, Data
 from insitu.engines.https.site.disk import Folder as Disk
 from insitu.engines.https.site.rules import Rules
+from insitu.engines.https.transport import HttpsTransport
 from insitu.federation import building, founding
 from insitu.federation.folder import Folder
 from insitu.federation.keeping import ledger_of

@@ -134,6 +134,13 @@ def patients(hospital: str) -> Client:
     return site_settings.load(HERE / hospital / "site.toml").population().at(0)
 
 
+def named(clients: dict[str, Client]) -> Clients:
+    """The hospitals as clients of one process: for a simulation of the federation."""
+    schema = site_settings.load(HERE / HOSPITALS[0] / "site.toml").population().schema()
+    made = [Client(name, client.data, client.holdout) for name, client in clients.items()]
+    return Clients.lazy(list(clients), lambda name: next(c for c in made if c.id == name), holdout=0.0, schema=schema)
+
+
 def compared(clients: dict[str, Client], rounds: int) -> dict[str, list[float]]:
     """What cannot be had without moving patients (all pooled), and what can (each alone), by the same plan."""
     found = {"all pooled": scores(learnt(list(clients.values()), rounds), clients)}
