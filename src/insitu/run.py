@@ -129,9 +129,10 @@ class _Loop:
         self._pending: list[events.Event] = []  # what is to be said once the run has started
         self._started = False
         known, stored = record["choices"] if record and same else {}, store is not None
+        done = checkpoint.round if checkpoint else 0
         if self.ranks:
             self.id, known, stored = self.ranks.first([self.id, known, stored], "learning which run this is")
-        setting = Setting(self.plan, self.clients, memories, self.rounds, self.seed, known, self._notice, stored)
+        setting = Setting(self.plan, self.clients, memories, self.rounds, self.seed, known, self._notice, stored, done)
         with spans.span("start", f"open {engine.part_name()}"):
             session = engine.open(setting)
         try:

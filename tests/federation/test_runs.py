@@ -37,6 +37,7 @@ class House:
         self.desk = Desk(
             self.ledger, self.store, rooms, RunsTable(**{"patience": 0.0, **settings}), folder / "code",
             lambda level, event, **fields: self.said.append((level, event, fields)), self.rounds,
+            lambda who, what, data: self.ledger.audit([{"at": 1.0, "who": who, "what": what, "data": data}]),
         )  # fmt: skip
 
     def enrol(self, *names):
@@ -238,20 +239,6 @@ def test_it_waits_for_sites_and_says_so(tmp_path, rooms):
     house.ledger.declare("paris", {"data": {"examples": 1}}, 2.0)
     assert house.desk.status(run)["next"] == "it starts when rome have connected, or in 60 s without them"
     house.close()
-
-
-def test_those_who_come_late_join_at_the_next_round(house, rooms):
-    run = house.desk.submit(TABLES, "", "anna")
-    assert rooms.at_work.wait(10)
-    house.ledger.add_member(Member("vienna", "site", "d", 1.0))
-    house.ledger.declare("vienna", {"data": {"examples": 50}}, 2.0)
-    for _ in range(300):
-        if len(house.ledger.roster(run)) == 4:
-            break
-        time.sleep(0.01)
-    assert house.ledger.roster(run)[-1] == ("vienna", 2)
-    rooms.go.set()
-    house.until(run, "finished")
 
 
 def test_unknown_runs_are_refused(house, rooms):

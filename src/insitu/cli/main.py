@@ -13,6 +13,7 @@ from insitu.cli.federation.coordinator import coordinator
 from insitu.cli.federation.group import federation
 from insitu.cli.federation.look import status, watch
 from insitu.cli.federation.orders import model, pause, resume, stop, submit
+from insitu.cli.federation.site import site
 from insitu.cli.guard import Guarded
 from insitu.cli.launch import launch
 from insitu.cli.new import new
@@ -35,6 +36,7 @@ for command in (new, run, launch, estimate, runs, show, partition, demo):
     app.command()(command)
 app.add_typer(bench)
 app.add_typer(federation)
+app.add_typer(site)
 for command in (coordinator, submit, status, watch, stop, pause, resume, model):
     app.command()(command)
 

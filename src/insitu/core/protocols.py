@@ -349,6 +349,8 @@ class Setting:
     """Tells the user a sentence: a choice made, a slower path taken."""
     stored: bool = False
     """Whether there is a store, which wants every client's memory where it is kept."""
+    committed: int = 0
+    """Rounds that are committed already."""
 
 
 class Session(Protocol):

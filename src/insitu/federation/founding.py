@@ -10,7 +10,7 @@ from pathlib import Path
 from insitu.core.errors import ConfigError, PlanError
 from insitu.core.federation import Ledger, Member, Role
 from insitu.engines.https.authority import Authority, Token, certificates, files, keys, new_key, pem, request_for
-from insitu.federation import operator, settings
+from insitu.federation import keeping, operator, settings
 from insitu.federation.folder import OPERATOR_FILE, Folder
 from insitu.federation.settings import Settings
 
@@ -62,12 +62,14 @@ def write_operator(folder: Path, name: str, role: Role, urls: Sequence[str], aut
 def renew_founder(folder: Folder, authority: Authority) -> None:
     """A new certificate for the founding operator's key, and the authorities of now; where there is its folder.
 
-    The coordinator takes it for the old one's successor when it is first used.
+    The coordinator takes it for the successor of the one that the ledger knows when it is first used.
     """
     path = folder.operator / operator.CERTIFICATE
     if not path.is_file():
         return
-    before = pem.serial_of(path.read_bytes())
+    with keeping.ledger_of(folder, folder.settings()) as ledger:
+        known = next((m.serial for m in ledger.members() if m.name == FOUNDER and m.revoked is None), None)
+    before = pem.serial_of(path.read_bytes()) if known is None else known
     request = request_for(keys.load_key(folder.operator / operator.KEY), FOUNDER)
     made = authority.sign(request, FOUNDER, "operator", certificates.renewed_serial(before))
     files.write(path, certificates.pem(made))

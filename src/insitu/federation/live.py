@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 from insitu.core import events
 from insitu.core.errors import Fenced, Halted, InsituError, StoreError
 from insitu.core.federation import Submitted
-from insitu.core.protocols import Stepwise, Store
+from insitu.core.protocols import Store
 from insitu.federation import tables
 
 if TYPE_CHECKING:
     from insitu.federation.runs import Desk
-    from insitu.rounds.plan import Plan
 
 SHOWN = (
     "RunStarted", "RoundStarted", "ClientFailed", "RoundCommitted", "RoundDiscarded", "Evaluated", "Notice",
@@ -30,7 +29,6 @@ class Live:
 
     def __init__(self, run: Submitted, desk: Desk) -> None:
         self.run, self._desk = run, desk
-        self.plan: Plan | None = None
         self.thread: threading.Thread | None = None
         self.trouble = ""
         """What holds it up."""
@@ -38,7 +36,6 @@ class Live:
         self._halted = threading.Event()
         self._why = ""
         self._events: list[dict[str, Any]] = []
-        self._round = 0
         self._lock = threading.Lock()
 
     def halt(self, why: str) -> None:
@@ -82,7 +79,7 @@ class Live:
         desk, id = self._desk, self.run.run
         config = tables.submitted(self.run.tables, id, desk.code)
         plan = config.plan()
-        self.plan, self.retries = plan, plan.policy.retries
+        self.retries = plan.policy.retries
         population, engine = desk.backend.population(id), desk.backend.engine(id, self.run.tables)
         known = any(one["id"] == id for one in desk.store.runs())
         if known:
@@ -91,23 +88,19 @@ class Live:
             desk.store.update(id, clients=len(population))  # sites may have joined since
         if self._halted.is_set():
             raise Halted(self._why)
-        execute(
+        result = execute(
             plan, population, rounds=config.run.rounds, seed=config.run.seed, engine=engine, store=desk.store,
-            observers=[self._on], resume=id if known else None, id=id,
+            observers=[self._on], resume=id if known else None, id=id, stop=self._halted.is_set,
         )  # fmt: skip
-
-    def admit(self, declared: list[str]) -> None:
-        """Sites that have come since take part from the next round on, where the plan allows that."""
-        plan, known = self.plan, {name for name, _ in self._desk.ledger.roster(self.run.run)}
-        new = [name for name in declared if name not in known]
-        if not new or plan is None or plan.algorithm.needs_everyone or isinstance(plan.algorithm, Stepwise):
-            return
-        self._desk.ledger.admit(self.run.run, new, self._round + 1)
-        self._desk.tell("info", "sites join a run", run=self.run.run, sites=new, since=self._round + 1)
+        if result.status != "finished":
+            raise Halted(self._why)
 
     def _on(self, event: events.Event) -> None:
         self.trouble = ""
         self._count(event)
+        if isinstance(event, events.RoundSealed):
+            sealed = {"run": event.run, "round": event.round, "accepted": event.accepted, "model": event.model}
+            self._desk.note("coordinator", "round", {**sealed, "seal": event.digest()})
         if isinstance(event, events.RunStarted):
             told = plain_events(self._desk.store, self.run.run)
             with self._lock:
@@ -122,10 +115,8 @@ class Live:
 
     def _count(self, event: events.Event) -> None:
         rounds = self._desk.rounds
-        if isinstance(event, events.RoundStarted):
-            self._round = event.round
-        elif isinstance(event, events.RoundCommitted):
-            self.voids, self._round = 0, event.round
+        if isinstance(event, events.RoundCommitted):
+            self.voids = 0
             rounds.commit(event.seconds)
         elif isinstance(event, events.RoundDiscarded):
             self.voids += 1
@@ -143,4 +134,6 @@ def plain_events(store: Store, run: str) -> list[dict[str, Any]]:
 
 def trimmed(event: Mapping[str, Any]) -> dict[str, Any]:
     """An event without what it says of single sites, which a thousand of them would make long."""
+    if event["event"] == "RoundSealed":
+        return {**event, "accepted": len(event["accepted"])}
     return {key: value for key, value in event.items() if not (event["event"] == "Evaluated" and key == "clients")}

@@ -25,7 +25,7 @@ from insitu.history import History
 
 Order = Literal["stop", "pause", "resume"]
 TICK = 1.0
-"""Seconds between two looks at the queue and at who is enrolled."""
+"""Seconds between two looks at who is enrolled, while a run waits for sites."""
 MOST = 500
 """Events that are told at once."""
 
@@ -55,7 +55,10 @@ class Backend(Protocol):
 
 
 class Desk:
-    """Starts, holds and ends runs. ``begin`` is called when this process leads, ``end`` when it no longer does."""
+    """Starts, holds and ends runs. ``begin`` is called when this process leads, ``end`` when it no longer does.
+
+    tell  the log; ``note`` the audit log: who, what, data
+    """
 
     def __init__(
         self,
@@ -66,10 +69,12 @@ class Desk:
         code: Path,
         tell: Tell,
         rounds: Rounds,
+        note: Callable[[str, str, Mapping[str, Any]], None],
         now: Callable[[], float] = time.time,
     ) -> None:
         self.ledger, self.store, self.backend = ledger, store, backend
         self.settings, self.code, self.tell, self.rounds, self.now = settings, code, tell, rounds, now
+        self.note = note
         self._lock = threading.RLock()
         self._wake = threading.Condition(self._lock)
         self._runs: dict[str, Submitted] = {}
@@ -118,7 +123,7 @@ class Desk:
             raise Refusal("BAD_REQUEST", f"the plan cannot be made on the coordinator: {error}") from error
         submitted = Submitted(run, own, by, self.now())
         self.ledger.submit(submitted)
-        self._audit(by, "submit", {"run": run, "name": name, "tables": own})
+        self.note(by, "submit", {"run": run, "name": name, "tables": own})
         with self._wake:
             self._runs[run] = submitted
             self._wake.notify_all()
@@ -136,7 +141,7 @@ class Desk:
                 raise Refusal("BAD_STATE", f"run {run} is {before}, and cannot be told to {order}")
             if after != before:
                 self._mark(run, after, "" if order == "resume" else f"by {by}")
-                self._audit(by, order, {"run": run, "status": after})
+                self.note(by, order, {"run": run, "status": after})
                 self.tell("info", f"run told to {order}", run=run, by=by)
             if live is not None and order != "resume":
                 live.halt(f"told to {order} by {by}")
@@ -234,20 +239,17 @@ class Desk:
                     return
                 waiting = [run for run in self._runs.values() if self._startable(run)]
                 room = self.settings.at_once - len(self._live)
-                live = [one for one in self._live.values() if one.plan is not None]
             try:
-                if waiting or live:
+                if waiting:
                     declared, enrolled = self._sites()
                     for run in waiting[: max(0, room)]:
                         if self._ready(run, declared, enrolled):
                             self._start(run)
-                    for one in live:
-                        one.admit(declared)
             except StoreError as error:
                 self.tell("error", "the queue cannot be worked off", error=str(error))
             with self._wake:
                 if not self._ending:
-                    self._wake.wait(TICK if waiting or live else 60.0)
+                    self._wake.wait(TICK if waiting else 60.0)
 
     def _startable(self, run: Submitted) -> bool:
         return run.status in ("queued", "running") and run.run not in self._live
@@ -308,9 +310,6 @@ class Desk:
         with self._lock:
             old = self._runs[run]
             self._runs[run] = Submitted(old.run, old.tables, old.by, old.at, status, reason)
-
-    def _audit(self, who: str, what: str, data: Mapping[str, Any]) -> None:
-        self.ledger.audit([{"at": self.now(), "who": who, "what": what, "data": dict(data)}])
 
     def _history(self, run: str, live: Live | None) -> History:
         history = History()

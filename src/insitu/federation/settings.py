@@ -89,6 +89,28 @@ class RunsTable:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SitesTable:
+    """How sites are spoken with.
+
+    lease    seconds without a word after which a site that is at work counts as not connected
+    poll     seconds for which a site's question for work is held; less than proxies in between allow
+    largest  bytes that an update may have, such as ``"2 GiB"``
+    uploads  uploads that are taken at the same time; others are told to come back
+    """
+
+    lease: float = 60.0
+    poll: float = 25.0
+    largest: int | str = "2 GiB"
+    uploads: int = 64
+
+    def __post_init__(self) -> None:
+        checks.positive(lease=self.lease)
+        checks.positive(poll=self.poll)
+        checks.size(largest=self.largest)
+        checks.count(uploads=self.uploads)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """A federation's settings.
 
@@ -110,6 +132,7 @@ class Settings:
     metrics: MetricsTable = field(default_factory=MetricsTable)
     log: LogTable = field(default_factory=LogTable)
     runs: RunsTable = field(default_factory=RunsTable)
+    sites: SitesTable = field(default_factory=SitesTable)
     limits: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -131,6 +154,7 @@ class Settings:
 NAME_WORDS = "lower-case letters, digits, '-', '_' and '.', at most 63, such as my-study"
 TABLES: dict[str, type[Any]] = {
     "store": StoreTable, "blobs": BlobsTable, "metrics": MetricsTable, "log": LogTable, "runs": RunsTable,
+    "sites": SitesTable,
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from insitu.cli import screen
+from insitu.cli.federation.entries import line, moment
 from insitu.cli.federation.places import FederationPath
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def invite(
         token, expires = house.invite(name, role, days * 86400)
     typer.echo(token)
     join = "insitu site join --token … --data site.toml" if role == "site" else "insitu federation join --token …"
-    typer.echo(f"for {role} {name}, once, until {_moment(expires)}: {join}", err=True)
+    typer.echo(f"for {role} {name}, once, until {moment(expires)}: {join}", err=True)
 
 
 @federation.command()
@@ -83,9 +84,9 @@ def members(
 def _row(member: dict[str, Any]) -> list[str]:
     state = "connected" if member["connected"] else ""
     if member["revoked"] is not None:
-        state = f"revoked {_moment(member['revoked'])}"
-    seen = "" if member["seen"] is None else _moment(member["seen"])
-    return [member["name"], member["role"], _moment(member["enrolled"]), seen, state]
+        state = f"revoked {moment(member['revoked'])}"
+    seen = "" if member["seen"] is None else moment(member["seen"])
+    return [member["name"], member["role"], moment(member["enrolled"]), seen, state]
 
 
 @federation.command()
@@ -102,13 +103,7 @@ def audit(
             typer.echo(house.verified())
             return
         for entry in house.entries():
-            typer.echo(to_json(entry) if as_json else _entry(entry))
-
-
-def _entry(entry: dict[str, Any]) -> str:
-    from insitu.core.part import to_json
-
-    return f"{entry['seq']:>6}  {_moment(entry['at'])}  {entry['who']}  {entry['what']}  {to_json(entry['data'])}"
+            typer.echo(to_json(entry) if as_json else line(entry))
 
 
 @federation.command()
@@ -157,9 +152,3 @@ def _house(path: Path | None) -> House:
     from insitu.federation.house import house_of
 
     return house_of(found(path))
-
-
-def _moment(seconds: float) -> str:
-    from datetime import UTC, datetime
-
-    return screen.moment(datetime.fromtimestamp(seconds, UTC).isoformat())

@@ -24,7 +24,7 @@ class Message:
     def of(cls, manifest: Mapping[str, Any]) -> Message:
         """Out of what :func:`~insitu.engines.https.wire.packing.pack` returned, or the document that it became."""
         text = canonical(manifest)
-        chunks = {digest: length for digest, length in manifest["chunks"]}
+        chunks = dict(manifest["chunks"])
         return cls(digest_of(manifest), text, manifest["length"], chunks, tuple(manifest["tensors"]))
 
 

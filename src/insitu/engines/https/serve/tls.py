@@ -87,6 +87,12 @@ class Handshake(sslproto.SSLProtocol):
         """Called when the handshake is over: from here on no message is looked at."""
         self._sslobj.context = self._witness.quiet
 
+    def close(self) -> None:
+        """Ends a connection that was never made."""
+        transport = self._transport
+        if transport is not None:
+            transport.abort()
+
     def certificate(self) -> x509.Certificate | None:
         """What the caller showed, whether it was accepted or not."""
         return self._witness.certificate(self._sslobj)

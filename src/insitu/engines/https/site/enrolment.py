@@ -89,7 +89,7 @@ async def _shown(url: str) -> list[bytes]:
     try:
         return _chain(writer.get_extra_info("ssl_object"))
     finally:
-        writer.transport.abort()
+        writer.close()
         with contextlib.suppress(OSError, ssl.SSLError):
             await writer.wait_closed()
 

@@ -16,6 +16,7 @@ from insitu.engines.https.wire.manifest import Manifest, is_digest, is_task
 
 ANY = "*"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_DURATION = re.compile(r"[\d:.]+")
 _FAMILIES = ("algorithm", "learner", "reduce")
 _TABLES = {"algorithm", "learner", "stages", "reduce", "cohort", "policy", "run"}
 KINDS = ("train", "evaluate", "predict")
@@ -116,7 +117,8 @@ def references(value: Any) -> Iterator[str]:
 
 
 def _is_reference(text: str) -> bool:
-    return ":" in text.strip(":")
+    """Whatever might be taken for ``module:object``, which imports the module; a duration, 00:10:00, is none."""
+    return ":" in text.strip(":") and _DURATION.fullmatch(text) is None
 
 
 def _plural(family: str) -> str:

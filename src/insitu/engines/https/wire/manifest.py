@@ -150,7 +150,7 @@ def _size(entry: Mapping[str, Any], i: int) -> int:
     assert dtype is not None
     fine = isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS
     _want(fine and all(type(n) is int and 0 <= n < 2**48 for n in shape), f"tensor {i} has shape {shape!r:.40}")
-    return math.prod(shape) * dtype.itemsize
+    return int(math.prod(shape) * dtype.itemsize)
 
 
 def _numbers(value: Any, what: str) -> dict[str, float]:
