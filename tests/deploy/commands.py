@@ -64,15 +64,26 @@ def in_text(text: str) -> Iterator[list[str]]:
 
 def in_line(line: str) -> Iterator[list[str]]:
     """Commands of insitu in a line of shell: also after others, as in ``docker compose exec coordinator insitu …``."""
-    line = re.sub(r"\s+#\s.*$", "", line)
-    for part in re.split(r"&&|\|\||[;|]", line):
-        words = shlex.split(part.replace("…", "X"), comments=False)
-        starts = [i + 1 for i, word in enumerate(words) if _is_insitu(words[:i], word)]
-        if words[:4] == ["docker", "compose", "run", "--rm"] and len(words) > 5:
-            starts = [5]  # a service whose entry point is insitu
-        if starts:
-            told = words[starts[-1] :]
-            yield [word for word in told if word != "&" and not word.startswith((">", "<", "2>"))]
+    lexer = shlex.shlex(line.replace("…", "X"), posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    part: list[str] = []
+    for word in [*lexer, ";"]:
+        if set(word) - set(";|&"):
+            part.append(word)
+            continue
+        if told := _told(part):
+            yield told
+        part = []
+
+
+def _told(words: list[str]) -> list[str]:
+    """What is told insitu in a simple command; nothing where it is not about insitu."""
+    starts = [i + 1 for i, word in enumerate(words) if _is_insitu(words[:i], word)]
+    if words[:4] == ["docker", "compose", "run", "--rm"] and len(words) > 5:
+        starts = [5]  # a service whose entry point is insitu
+    told = words[starts[-1] :] if starts else []
+    redirected = [i for i, word in enumerate(told) if word in (">", "<", ">>")]
+    return told[: redirected[0]] if redirected else told
 
 
 def _is_insitu(before: list[str], word: str) -> bool:

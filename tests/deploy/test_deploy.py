@@ -20,7 +20,7 @@ MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 PAGES = [
     path
-    for name in ("operations", "security", "scale", "wire-format", "federations", "examples/hospitals")
+    for name in ("operations", "security", "federations", "examples/hospitals")
     if (path := ROOT / "docs" / f"{name}.md").exists()
 ] + [DEPLOY / "README.md"]
 
