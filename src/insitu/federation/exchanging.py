@@ -22,6 +22,8 @@ from insitu.federation.keeping import Kept
 from insitu.federation.logs import Tell
 from insitu.federation.settings import Settings
 
+LOOK = 5.0
+"""Seconds after which a loop that does not answer is not waited for, as it is ending."""
 WRITERS, CHECKERS = 8, 2
 """Threads that wait for the disk, and that look at updates."""
 
@@ -65,7 +67,7 @@ class Exchanging:
 
     def status(self, run: str) -> Mapping[str, Any]:
         """What is open in it."""
-        return self.exchange.status(run)
+        return self._on_loop(lambda: self.exchange.status(run))
 
     def halt(self, run: str, why: str) -> None:
         """Its session raises Halted."""
@@ -79,7 +81,7 @@ class Exchanging:
 
     def contacts(self) -> Mapping[str, Mapping[str, Any]]:
         """By site when it was last heard, and what it is doing."""
-        return self.exchange.contacts()
+        return self._on_loop(self.exchange.contacts)
 
     def revoked(self, names: list[str]) -> None:
         """These are shut out (on the loop)."""
@@ -112,6 +114,25 @@ class Exchanging:
 
     def _call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def _on_loop(self, function: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+        """What a function that only looks says; on the loop, since everything there changes between two awaits."""
+        try:
+            here = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            here = False
+        if here:
+            return function()
+
+        async def look() -> Mapping[str, Any]:
+            return function()
+
+        future = asyncio.run_coroutine_threadsafe(look(), self._loop)
+        try:
+            return future.result(LOOK)
+        except TimeoutError:
+            future.cancel()
+            return {}
 
     async def _durably(self, function: Callable[[], Any]) -> Any:
         return await self._loop.run_in_executor(self._writers, function)

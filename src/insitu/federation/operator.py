@@ -70,10 +70,10 @@ class Operator:
 
     # ------------------------------------------------------------ questions
 
-    def get(self, path: str, wait: float = 0.0, **query: Any) -> Any:
-        """A GET's JSON answer; ``wait`` seconds more patience than usual."""
+    def get(self, path: str, **query: Any) -> Any:
+        """A GET's JSON answer; ``wait`` of the query is added to the usual patience."""
         text = {key: str(value) for key, value in query.items()}
-        return self._asked("GET", path, text, None, PATIENCE + wait).value()
+        return self._asked("GET", path, text, None, PATIENCE + float(query.get("wait", 0.0))).value()
 
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """A POST's JSON answer."""
@@ -110,7 +110,7 @@ class Operator:
 
     def events(self, run: str, after: int, wait: float) -> tuple[list[dict[str, Any]], int]:
         """Events after a number, for which it waits so long; and the number to go on from."""
-        told = self.get(f"/v1/runs/{quote(run, safe='')}/events", wait, after=after, wait=wait)
+        told = self.get(f"/v1/runs/{quote(run, safe='')}/events", after=after, wait=wait)
         return list(told["events"]), int(told["last"])
 
     def _asked(self, method: str, path: str, query: Mapping[str, str], body: bytes | None, timeout: float) -> Reply:

@@ -16,6 +16,8 @@ from insitu.federation import status
 NEWEST = 8
 """Events that stand below the status."""
 BAR = 40
+SLOW = 5.0
+"""Seconds after which a site that is waited for is worth a line, where there is no screen."""
 
 
 class Watch:
@@ -74,7 +76,7 @@ class Watch:
 
     def _line(self, told: Mapping[str, Any]) -> str:
         """What stands in lines of their own, where there is no screen: a change of status, and for whom it waits."""
-        names = ", ".join(one["site"] for one in told["waiting_for"])
+        names = ", ".join(one["site"] for one in told["waiting_for"] if (one.get("since") or 0.0) >= SLOW)
         text = f"run {told['run']}: {told['status']}"
         if told["status"] == "queued":
             text += f": {told['next']}"
