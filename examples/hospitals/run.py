@@ -76,7 +76,7 @@ def federated(folder: Path, rounds: int) -> dict[str, np.ndarray]:
             for process in sites:
                 end(process)
     with np.load(folder / "model.npz") as arrays:
-        return {name.removeprefix("params/"): arrays[name] for name in arrays.files}
+        return {name.removeprefix("shared/"): arrays[name] for name in arrays.files}
 
 
 def insitu_(*words: str | Path) -> str:

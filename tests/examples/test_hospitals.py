@@ -89,14 +89,13 @@ def test_pooled_beats_alone(patients) -> None:
 
 
 @pytest.mark.long
-def test_five_processes_learn_what_one_would(patients) -> None:
+def test_five_processes_learn_what_one_would(patients, tmp_path: Path) -> None:
     """The model of the federation against FedAvg in one process on the same clients."""
     import insitu
     from insitu.federation import tables
 
-    done = subprocess.run(
-        [sys.executable, str(FOLDER / "run.py"), "--rounds", "10"], capture_output=True, text=True, timeout=300
-    )
+    command = [sys.executable, str(FOLDER / "run.py"), "--rounds", "10", "--keep", str(tmp_path / "kept")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     (line,) = re.findall(r"^\| the federation \|(.*)\|$", done.stdout, re.MULTILINE)
     run = module("run")
@@ -104,3 +103,6 @@ def test_five_processes_learn_what_one_would(patients) -> None:
     plan = tables.submitted(tables.read(FOLDER / "plan.toml")[0], "inline", FOLDER).plan()
     result = insitu.run(plan, run.named(clients), rounds=10, evaluate_every=0, engine="inline", observers=())
     assert [float(text) for text in line.split("|")] == [round(x, 3) for x in run.scores(dict(result.params), clients)]
+    with np.load(tmp_path / "kept" / "model.npz") as arrays:
+        for name, value in result.params.items():
+            np.testing.assert_allclose(arrays[f"shared/{name}"], value, rtol=0, atol=1e-6)
