@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from insitu.config import parts, toml
-from insitu.config.data import NATURAL, DataTable, population
+from insitu.config.data import Examples, read
 from insitu.config.place import Place
 from insitu.core import checks
 from insitu.core.errors import ConfigError, PlanError
 from insitu.core.types import Client, Population
+from insitu.data import Clients
 from insitu.engines.https.site.rules import KINDS, Rules
 
 FILE = "site.toml"
@@ -93,18 +94,29 @@ class SiteFile:
 
     def population(self) -> Population:
         """The one client that the data are, loaded. Raises ConfigError or DataError."""
-        place = self.place.at("data")
-        keyed = self.data.client is not None
-        wanted = NATURAL if keyed else {"name": "iid", "clients": 1}
-        table = DataTable(source=self.data.source, holdout=self.data.holdout, seed=self.data.seed)
-        found, _ = population(replace(table, partition=wanted), place) if not self._own() else population(table, place)
+        place, wanted = self.place.at("data"), self.data.client
+        found = read(self.data.source, place.at("source"))
+        if isinstance(found, Examples):
+            found = self._clients(found, place)
+        elif self.data.holdout:
+            raise place.wrong("holdout", self.data.holdout, "the source gives clients, which hold out what they do")
         ids = [found.id_at(i) for i in range(len(found))]
-        if keyed and self.data.client not in ids:
+        if wanted is None and len(ids) != 1:
+            raise place.error(f"the source has {len(ids)} clients, and a site is one: say which, client = {ids[0]!r}")
+        if wanted is not None and wanted not in ids:
             known = ", ".join(map(repr, ids[:8]))
-            raise place.wrong("client", self.data.client, f"there is no such client in the source: there are {known}")
-        if not keyed and len(found) != 1:
-            raise place.error(f"the source has {len(found)} clients, and a site is one: say which with client = …")
-        return One(found, ids.index(self.data.client) if self.data.client is not None else 0)
+            raise place.wrong("client", wanted, f"there is no such client in the source: there are {known}")
+        return One(found, 0 if wanted is None else ids.index(wanted))
+
+    def _clients(self, found: Examples, place: Place) -> Clients:
+        options: dict[str, Any] = {"holdout": self.data.holdout, "schema": found.schema, "seed": self.data.seed}
+        if self.data.client is None:
+            return Clients.from_arrays(found.x, found.y, **options)
+        if found.keys is None:
+            raise place.wrong(
+                "client", self.data.client, "the source does not say whose which example is: leave it out"
+            )
+        return Clients.by_key(found.x, found.y, found.keys, **options)
 
     def declared(self, population: Population) -> dict[str, Any]:
         """What the coordinator is told of the data: numbers of examples, and the schema where that is shared."""
@@ -120,11 +132,6 @@ class SiteFile:
             if schema.classes is not None:
                 told["classes"] = np.asarray(schema.classes).tolist()
         return told
-
-    def _own(self) -> bool:
-        """Whether the source is code that gives clients by itself, for which no partition may be named."""
-        name, _ = parts.named(self.data.source, self.place.at("data.source"))
-        return ":" in name and self.data.client is not None
 
 
 class One:
