@@ -116,7 +116,7 @@ class Coordinator:
         self.lead = Lead(kept.ledger, self.holder, tell, self._won, self._lost)
         self.watching = Watching(
             self.settings.name, self.folder.path, kept.ledger, self.lead, self.desk, self.exchange.contacts,
-            self._counters, self._gauges, self.rounds,
+            self._counters, self._gauges, self.rounds, self._certificates,
         )  # fmt: skip
         self.table = Table([self._led(route) for route in self._routes()], self.people, self._decided, self._headers)
         self.port = Port(self.table, self._tls, self.settings.listen, self.settings.port, self.limits)
@@ -138,6 +138,9 @@ class Coordinator:
 
     def _tls(self) -> ssl.SSLContext:
         return server_context(self.authority.chain, self.authority.key, self.authority.bundle)
+
+    def _certificates(self) -> dict[str, float]:
+        return {whose: at - time.time() for whose, at in self.authority.expires().items()}
 
     def _led(self, route: Route) -> Route:
         """The route, answered only while this process leads."""
@@ -192,9 +195,19 @@ class Coordinator:
             await self._read_members()
             await asyncio.sleep(REFRESH)
 
+    def _renew(self) -> bool:
+        """Whether the coordinator's certificate was renewed, as it ends soon."""
+        try:
+            return self.authority.renew_coordinator()
+        except ConfigError as error:
+            self.log.error("the coordinator's certificate cannot be renewed", error=str(error))
+            return False
+
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP)
+            if await asyncio.to_thread(self._renew):
+                self._hang_up()
             if not self.lead.leading:
                 continue
             try:

@@ -7,6 +7,7 @@ import contextlib
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -233,6 +234,11 @@ class Desk:
         """Runs that are trained now."""
         with self._lock:
             return len(self._live)
+
+    def counted(self) -> dict[str, int]:
+        """Runs by status, those that have not ended even where there are none."""
+        with self._lock:
+            return {"queued": 0, "running": 0, "paused": 0, **Counter(run.status for run in self._runs.values())}
 
     # ------------------------------------------------------------ the queue
 
