@@ -65,7 +65,12 @@ def test_the_tour_works_as_written(tmp_path):
                         answers(tmp_path, port)
                     continue
                 done = subprocess.run(
-                    ["bash", "-c", command], cwd=tmp_path, env=env(tmp_path), capture_output=True, text=True, timeout=100
+                    ["bash", "-c", command],
+                    cwd=tmp_path,
+                    env=env(tmp_path),
+                    capture_output=True,
+                    text=True,
+                    timeout=100,
                 )
                 assert done.returncode == 0, f"{command}\n{done.stderr}\n{(tmp_path / 'log').read_text()}"
                 said += done.stdout
