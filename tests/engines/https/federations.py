@@ -162,7 +162,7 @@ class Federation:
                 return function()
 
             self.exchange = Exchange(self.ledger, self.blobs, durably=at_once, aside=at_once, poll=5.0, **more)
-            behaviours = {name: honest for name in self.names} | dict(sites or {})
+            behaviours = dict.fromkeys(self.names, honest) | dict(sites or {})
             return [asyncio.ensure_future(serve(self, name, how)) for name, how in behaviours.items() if how]
 
         async def stop(tasks):

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
-import federations
 import numpy as np
 import pytest
-from federations import Federation, NAMES, fedavg, honest, inline, refuses, silent, tables
+from federations import Federation, fedavg, inline, tables
 
-import insitu
 from insitu.algorithms.kmeans import KMeans
 from insitu.algorithms.knn import KNN
 from insitu.algorithms.scaffold import Scaffold
 from insitu.compress.quantize import Quantize
-from insitu.core import events, tree
-from insitu.core.errors import Halted, PlanError, RoundError
+from insitu.core import tree
 from insitu.learners.numpy import LogisticLearner
 from insitu.rounds.cohort import Uniform
 from insitu.rounds.plan import Plan
-from insitu.rounds.policy import Policy
-from insitu.store.sqlite import SqliteStore
 
 
 def same(one, other):
