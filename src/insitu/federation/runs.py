@@ -1,4 +1,4 @@
-"""The runs of a federation: a queue, a thread for each that is trained, and what operators order of them."""
+"""The runs of a federation: queue, threads, orders. Larger because one desk decides what becomes of every run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,6 +52,10 @@ class Backend(Protocol):
 
     def release(self, run: str) -> None:
         """The run may be worked on again: undoes ``halt``."""
+        ...
+
+    def finished(self, run: str) -> None:
+        """All rounds are done: what was kept to go on with it is no longer needed."""
         ...
 
 
@@ -230,6 +235,11 @@ class Desk:
         with self._lock:
             return len(self._live)
 
+    def counted(self) -> dict[str, int]:
+        """Runs by status, those that have not ended even where there are none."""
+        with self._lock:
+            return {"queued": 0, "running": 0, "paused": 0, **Counter(run.status for run in self._runs.values())}
+
     # ------------------------------------------------------------ the queue
 
     def _dispatch(self) -> None:
@@ -289,6 +299,8 @@ class Desk:
                 with contextlib.suppress(StoreError):  # as a restart finds it, it is taken up again and ends again
                     self._mark(run, outcome, reason)
             self._wake.notify_all()
+        if outcome == "finished":
+            self.backend.finished(run)
         self.tell("info", "run ended" if outcome else "run halted", run=run, status=outcome, reason=reason)
         self.changes()
 

@@ -1,0 +1,80 @@
+"""Two coordinators of one federation: one leads, the other takes over when it dies, and the sites go there."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+from processes import SITES, Federation, free_port
+
+
+@pytest.fixture
+def federation(tmp_path):
+    made = Federation(tmp_path, rounds=60)
+    yield made
+    made.close()
+
+
+def second_folder(federation):
+    """Another coordinator's folder: the same keys, store and tensors, another port. Both know both addresses."""
+    study, port = federation.folder / "study", free_port()
+    text = (study / "federation.toml").read_text()
+    addresses = f'addresses = ["https://localhost:{federation.port}", "https://localhost:{port}"]\n'
+    text = addresses + text.replace('url = "federation.db"', f'url = "{study / "federation.db"}"').replace(
+        'url = "blobs"', f'url = "{study / "blobs"}"'
+    )
+    (study / "federation.toml").write_text(text)
+    other = federation.folder / "other"
+    other.mkdir()
+    for name in ("authority", "operator", "code"):
+        (other / name).symlink_to(study / name)
+    (other / "federation.toml").write_text(text.replace(f"port = {federation.port}", f"port = {port}"))
+    operator = study / "operator" / "operator.toml"
+    operator.write_text(
+        f'name = "operator"\nurls = ["https://localhost:{federation.port}", "https://localhost:{port}"]\n'
+    )
+    return other
+
+
+@pytest.mark.long
+def test_the_standby_takes_over(federation):
+    other = second_folder(federation)
+    federation.coordinator()
+    federation.start("standby", "coordinator", other)
+    for part, name in enumerate(SITES):
+        federation.join(part, name)
+        (federation.folder / name / "identity.toml").write_text(
+            (federation.folder / name / "identity.toml")
+            .read_text()
+            .replace(f'["https://localhost:{federation.port}"]', str(operator_urls(federation)).replace("'", '"'))
+        )
+        federation.site(name)
+    run = federation.call("submit", "plan.toml", "--federation", "study").strip()
+    with federation.operator() as operator:
+        federation.until(lambda: operator.run(run)["committed"] >= 2, "two rounds")
+        federation.kill("coordinator")
+        killed = time.monotonic()
+        federation.until(lambda: leader(operator).endswith(other_port(other)), "the standby leads", 15)
+        assert time.monotonic() - killed < 10
+        federation.until(lambda: operator.run(run)["status"] == "finished", "the end", 60)
+        assert [e["event"] for e in operator.events(run, 0, 0.0)[0]].count("RoundCommitted") == 60
+    assert federation.kill("standby", signal.SIGTERM) == 0
+
+
+def leader(operator):
+    try:
+        return operator.get("/v1/status")["leader"] or ""
+    except Exception:
+        return ""
+
+
+def other_port(folder):
+    text = (folder / "federation.toml").read_text()
+    return text.partition("\nport = ")[2].partition("\n")[0]
+
+
+def operator_urls(federation):
+    from insitu.config import toml
+
+    return toml.read(federation.folder / "study" / "operator" / "operator.toml")["urls"]
