@@ -178,6 +178,12 @@ class Desk:
             trouble=live.trouble if live else "", starting=self._starting(submitted), history=row,
         )  # fmt: skip
 
+    def ended(self, run: str) -> bool:
+        """Whether nothing more will happen in this run, unless somebody orders it."""
+        with self._lock:
+            submitted = self._known(run)
+            return submitted.status in ("finished", "stopped", "failed") and submitted.run not in self._live
+
     def events(self, run: str, after: int) -> tuple[list[dict[str, Any]], int]:
         """Events after the one of this number, and the number of the last that is told."""
         with self._lock:

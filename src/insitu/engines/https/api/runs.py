@@ -35,6 +35,10 @@ class Runs(Protocol):
         """Events after the one of this number, and the number of the last; they count from 1."""
         ...
 
+    def ended(self, run: str) -> bool:
+        """Whether nothing more will happen in this run, unless somebody orders it."""
+        ...
+
     def order(self, run: str, order: Order, by: str) -> str:
         """Stops, pauses or resumes it, and returns its status. Raises Refusal BAD_STATE where that is not possible."""
         ...
@@ -91,14 +95,18 @@ class RunsApi:
         return Response.json(await asyncio.to_thread(self._runs.status, request.arguments["run"]))
 
     async def events(self, request: Request) -> Response:
-        """Events after a number: at once where there are any, else when there are, or after ``wait`` seconds."""
+        """Events after a number: at once where there are any or the run has ended, else when there are, or it has.
+
+        None after ``wait`` seconds.
+        """
         run, after = request.arguments["run"], whole_number(request, "after", 0)
         left = seconds(request, "wait", 0.0, LONGEST_WAIT)
         clock = asyncio.get_running_loop().time
         until = clock() + left
         while True:
+            ended = await asyncio.to_thread(self._runs.ended, run)  # before the events: all there are come after it
             found, last = await asyncio.to_thread(self._runs.events, run, after)
-            if found or (left := until - clock()) <= 0 or self._runs.ending():
+            if found or ended or (left := until - clock()) <= 0 or self._runs.ending():
                 return Response.json({"events": found, "last": last})
             await self._runs.changed(left)
 
