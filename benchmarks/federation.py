@@ -235,17 +235,20 @@ async def agents(folder: Path, port: int, first: int, count: int, features: int,
 
 
 def sites(given: argparse.Namespace) -> dict[str, float]:
-    n = given.sites
+    n, rounds = given.sites, 3
     with study(n, 10, 1, given.postgres, processes=2) as made:
-        found = {f"memory with {n} sites connected, MiB": made.memory() / 2**20}
-        used, began = made.cpu(), time.perf_counter()
+        found = {"memory with all connected, MiB": made.memory() / 2**20}
+        used, began, before = made.cpu(), time.perf_counter(), loopback()
         time.sleep(given.idle)
-        found["idle, share of a core"] = (made.cpu() - used) / (time.perf_counter() - began)
-        used = made.cpu()
-        events = made.run(tables(3, 1))
-        found["a round, s"] = statistics.median(seconds(events))
-        found["CPU s of a round"] = (made.cpu() - used) / 3
-        found[f"memory of {n} sites, most, MiB"] = made.memory("VmHWM") / 2**20
+        passed = time.perf_counter() - began
+        found["idle, share of a core"] = (made.cpu() - used) / passed
+        found["idle, bytes a second and site, both ways"] = (loopback() - before) / passed / n
+        used, before = made.cpu(), loopback()
+        times = seconds(made.run(tables(rounds, 1)))
+        found["a round, s"] = statistics.median(times)
+        found["CPU ms of a round and site"] = 1000 * (made.cpu() - used) / rounds / n
+        found["bytes of a round and site, both ways"] = (loopback() - before) / rounds / n
+        found["memory, most, MiB"] = made.memory("VmHWM") / 2**20
         made.kill()
         made.start()
         began = time.perf_counter()

@@ -10,6 +10,12 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from insitu.engines.https.api.chunks import Chunks
+from insitu.engines.https.api.enrol import Enrolment
+from insitu.engines.https.api.members import MembersApi
+from insitu.engines.https.api.runs import RunsApi
+from insitu.engines.https.api.status import StatusApi
+from insitu.engines.https.api.tasks import Tasks
 from insitu.engines.https.codes import CODES, RETRY
 from insitu.engines.https.http import Route
 from insitu.federation.examples import EXAMPLES, Example
@@ -43,6 +49,20 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
 def text(routes: Iterable[Route]) -> str:
     """The same as it is kept in a file."""
     return json.dumps(document(routes), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def routes() -> list[Route]:
+    """All requests that a coordinator answers; their handlers have nothing behind them here."""
+    nothing: Any = None
+    apis: list[Any] = [
+        Enrolment(nothing, nothing),
+        MembersApi(nothing, nothing, nothing, nothing, nothing),
+        RunsApi(nothing),
+        StatusApi(nothing, nothing, nothing),
+        Tasks(nothing, []),
+        Chunks(nothing, nothing),
+    ]
+    return [route for api in apis for route in api.routes()]
 
 
 def _operation(route: Route) -> dict[str, Any]:
@@ -122,3 +142,7 @@ def _refusal() -> dict[str, Any]:
         "x-insitu-status": codes,
         "x-insitu-try-again": sorted(RETRY),
     }
+
+
+if __name__ == "__main__":
+    print(text(routes()), end="")
