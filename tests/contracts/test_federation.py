@@ -47,6 +47,7 @@ def population():
     return Clients.from_arrays(found.x, found.y, [np.flatnonzero(owner == part) for part in range(4)], ids=SITES)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PLANS)
 def test_four_sites_say_what_inline_says(federation, name):
     told = {"run": {"rounds": ROUNDS, "seed": 7}, **PLANS[name]}

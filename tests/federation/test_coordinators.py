@@ -9,9 +9,13 @@ import pytest
 from processes import SITES, Federation, free_port
 
 
-@pytest.fixture
-def federation(tmp_path):
+@pytest.fixture(params=["sqlite", "postgres"])
+def federation(tmp_path, request):
     made = Federation(tmp_path, rounds=60)
+    if request.param == "postgres":
+        settings = tmp_path / "study" / "federation.toml"
+        url = request.getfixturevalue("postgres").fresh()
+        settings.write_text(settings.read_text().replace('url = "federation.db"', f'url = "{url}"'))
     yield made
     made.close()
 
@@ -78,3 +82,21 @@ def operator_urls(federation):
     from insitu.config import toml
 
     return toml.read(federation.folder / "study" / "operator" / "operator.toml")["urls"]
+
+
+@pytest.mark.long
+def test_a_leader_that_slept_ends_with_a_status_of_its_own(federation):
+    other = second_folder(federation)
+    federation.coordinator()
+    federation.start("standby", "coordinator", other)
+    asleep = federation.running["coordinator"]
+    asleep.send_signal(signal.SIGSTOP)
+    try:
+        with federation.operator() as operator:
+            operator.urls.reverse()  # the sleeping one would have to be waited for
+            operator._transport.urls.reverse()
+            federation.until(lambda: leader(operator).endswith(other_port(other)), "the standby leads", 20)
+    finally:
+        asleep.send_signal(signal.SIGCONT)
+    assert asleep.wait(20) == 3
+    del federation.running["coordinator"]

@@ -92,6 +92,7 @@ def test_a_killed_coordinator_goes_on_with_the_same_round(make):
     same_model(federation, 30)
 
 
+@pytest.mark.long
 def test_orders_and_what_is_waited_for(make):
     federation = make(rounds=200)
     federation.coordinator()
