@@ -29,6 +29,7 @@ class Rooms:
     at_work: threading.Event = field(default_factory=threading.Event)
     done: list = field(default_factory=list)
     trouble: list = field(default_factory=list)
+    over: list = field(default_factory=list)
 
     def population(self, run):
         return clients(self.names)
@@ -45,6 +46,9 @@ class Rooms:
 
     def release(self, run):
         self.halted.pop(run, None)
+
+    def finished(self, run):
+        self.over.append(run)
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,7 @@ def test_a_run_is_trained_to_its_end(house, rooms):
     ]
     assert house.desk.events(run, last) == ([], last)
     assert house.rounds.committed == 3
+    assert rooms.over == [run]
     (short,) = house.desk.listing()
     assert (short["run"], short["status"], short["rounds"], short["algorithm"]) == (run, "finished", 3, "fedavg")
     assert [(e["who"], e["what"]) for e in house.ledger.audited()] == [("anna", "submit")]

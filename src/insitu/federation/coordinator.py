@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
@@ -16,7 +15,7 @@ from typing import Any
 
 from insitu.config import parts
 from insitu.config.place import Place
-from insitu.core.errors import ConfigError, Refusal
+from insitu.core.errors import ConfigError, Refusal, StoreError
 from insitu.engines.https.api.enrol import Enrolment
 from insitu.engines.https.api.members import MembersApi
 from insitu.engines.https.api.people import People
@@ -41,6 +40,8 @@ from insitu.federation.watching import Watching
 
 REFRESH = 5.0
 """Seconds between two looks at the members: a revocation by another process counts within so many."""
+SWEEP = 3600.0
+"""Seconds between two looks for chunks that no run wants any more."""
 LOST = 3
 """The exit status of a coordinator that leads no more: whoever started it starts it again, as a standby."""
 ANYWAY = ("/v1/health", "/v1/ready", "/v1/metrics", "/v1/status")
@@ -93,13 +94,13 @@ class Coordinator:
         )
         self.trail.start()
         self.lead.start()
-        refreshing = asyncio.create_task(self._refresh())
+        beside = [asyncio.create_task(self._refresh()), asyncio.create_task(self._sweep())]
         try:
             await self._ended.wait()
         finally:
-            refreshing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await refreshing
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
             await self._drain()
 
     # ------------------------------------------------------------ its parts
@@ -190,6 +191,17 @@ class Coordinator:
         while True:
             await self._read_members()
             await asyncio.sleep(REFRESH)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP)
+            if not self.lead.leading:
+                continue
+            try:
+                removed = await self.exchange.sweep()
+                self.log.debug("chunks that nobody wants were removed", chunks=removed)
+            except StoreError as error:
+                self.log.warning("chunks that nobody wants cannot be removed", error=str(error))
 
     def _gone(self, serials: list[str]) -> None:
         """Certificates that no longer count: their connections are cut."""

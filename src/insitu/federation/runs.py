@@ -53,6 +53,10 @@ class Backend(Protocol):
         """The run may be worked on again: undoes ``halt``."""
         ...
 
+    def finished(self, run: str) -> None:
+        """All rounds are done: what was kept to go on with it is no longer needed."""
+        ...
+
 
 class Desk:
     """Starts, holds and ends runs. ``begin`` is called when this process leads, ``end`` when it no longer does.
@@ -289,6 +293,8 @@ class Desk:
                 with contextlib.suppress(StoreError):  # as a restart finds it, it is taken up again and ends again
                     self._mark(run, outcome, reason)
             self._wake.notify_all()
+        if outcome == "finished":
+            self.backend.finished(run)
         self.tell("info", "run ended" if outcome else "run halted", run=run, status=outcome, reason=reason)
         self.changes()
 
