@@ -9,21 +9,21 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from insitu.core import wire
 from insitu.core.errors import InsituError, Refusal, StoreError
 from insitu.core.federation import Ledger, Submitted
 from insitu.core.protocols import Engine, Store
 from insitu.core.types import Population
-from insitu.federation import status, tables
+from insitu.federation import status, tables, telling
 from insitu.federation.live import Live, plain_events
 from insitu.federation.logs import Tell
 from insitu.federation.metrics import Rounds
 from insitu.federation.settings import RunsTable
+from insitu.federation.telling import Order
 from insitu.history import History
 
-Order = Literal["stop", "pause", "resume"]
 TICK = 1.0
 """Seconds between two looks at who is enrolled, while a run waits for sites."""
 MOST = 500
@@ -136,7 +136,7 @@ class Desk:
             submitted = self._known(run)
             run, before = submitted.run, submitted.status
             live = self._live.get(run)
-            after = _after(order, before, live is not None)
+            after = telling.after(order, before, live is not None)
             if after is None:
                 raise Refusal("BAD_STATE", f"run {run} is {before}, and cannot be told to {order}")
             if after != before:
@@ -156,7 +156,7 @@ class Desk:
         known = {one["id"]: one for one in self.store.runs()}
         with self._lock:
             runs = list(self._runs.values()) or self.ledger.submitted()
-        return [self._short(run, known.get(run.run)) for run in reversed(runs)]
+        return [telling.short(run, known.get(run.run)) for run in reversed(runs)]
 
     def status(self, run: str) -> dict[str, Any]:
         """Why it is waiting, and all else that is known of it now."""
@@ -319,43 +319,5 @@ class Desk:
                 history.take(event)
         return history
 
-    def _short(self, run: Submitted, known: Mapping[str, Any] | None) -> dict[str, Any]:
-        of = (run.tables.get("run") or {}).get("rounds")
-        names = {key: ((known or {}).get("config") or {}).get(key) or run.tables.get(key) for key in _NAMED}
-        return {
-            "run": run.run, "status": run.status, "reason": run.reason, "by": run.by, "at": run.at, "of": of,
-            "rounds": (known or {}).get("rounds", 0), "metrics": (known or {}).get("metrics", {}),
-            **{key: value.get("name") if isinstance(value, Mapping) else value for key, value in names.items()},
-        }  # fmt: skip
-
     def _starting(self, run: Submitted) -> str:
-        if run.status != "queued":
-            return ""
-        declared, enrolled = self._sites()
-        missing = [name for name in enrolled if name not in declared]
-        if len(declared) < self.settings.sites:
-            some = f" ({', '.join(missing)})" if missing else ""
-            return (
-                f"it starts when {self.settings.sites} sites have said what data they have; {len(declared)} have,"
-                f" {len(missing)} that are enrolled have not{some}"
-            )
-        left = self.settings.patience - (self.now() - run.at)
-        if missing and left > 0:
-            return f"it starts when {', '.join(missing)} have connected, or in {status.duration(left)} without them"
-        return ""
-
-
-_NAMED = ("algorithm", "learner")
-
-
-def _after(order: Order, before: str, live: bool) -> str | None:
-    """The status after an order; None where it makes no sense."""
-    if order == "stop":
-        if before in ("queued", "paused", "failed", "stopped"):
-            return "stopping" if live else "stopped"
-        return "stopping" if before in ("running", "stopping") else None
-    if order == "pause":
-        return "paused" if before in ("queued", "running", "paused") else None
-    if before in ("paused", "failed", "stopped"):
-        return "queued"
-    return before if before in ("queued", "running") else None
+        return telling.starting(run, *self._sites(), self.settings, self.now()) if run.status == "queued" else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -29,7 +28,7 @@ class Https(Engine):
     run       the run's id, which the coordinator has chosen
     tables    of the configuration that the plan was made of: what travels in its place
     code      SHA-256 of the files of code that the tables name
-    call      runs the exchange's coroutines from the run's thread; None: on the exchange's own loop
+    call      runs the exchange's coroutines from the run's thread
 
     The answer is that of every other engine, bit for bit where sites compute alike. A round is complete as the plan's
     ``Policy`` says; clients' memories stay at their sites.
@@ -50,7 +49,7 @@ class Https(Engine):
         return {"name": self.part_name()}
 
     def refuses(self, plan: Any) -> str | None:
-        if self.exchange is None:
+        if self.exchange is None or self.call is None:
             return (
                 "it runs inside a coordinator: start one with `insitu coordinator FOLDER`, and give it the plan with"
                 " `insitu submit plan.toml`"
@@ -63,7 +62,7 @@ class Https(Engine):
         return None
 
     def open(self, setting: Setting) -> HttpsSession:
-        if self.exchange is None or self.tables is None:
+        if self.exchange is None or self.tables is None or self.call is None:
             raise EngineError(f"the engine https cannot be opened: {self.refuses(setting.plan)}")
         plan, clients = setting.plan, setting.clients
         if isinstance(clients, Sites):
@@ -72,14 +71,4 @@ class Https(Engine):
         document = description.make(self.run, self.tables, plan, start, setting.seed, clients.schema(), self.code)
         digest = digest_of(document)
         self.exchange.ledger.keep(digest, description.text_of(document), self.run)
-        call = self.call or _on_loop(self.exchange)
-        return HttpsSession(setting, self.exchange, self.run, digest, call)
-
-
-def _on_loop(exchange: Exchange) -> Call:
-    loop: asyncio.AbstractEventLoop = exchange.loop
-
-    def call(coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
-
-    return call
+        return HttpsSession(setting, self.exchange, self.run, digest, self.call)

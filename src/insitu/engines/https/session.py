@@ -15,13 +15,14 @@ from insitu.core.errors import Refusal, ResumeError
 from insitu.core.federation import Call, CallKey
 from insitu.core.protocols import Setting, Stepwise
 from insitu.core.types import Answer, Failure, Task, Update
+from insitu.engines.https.calls.accounts import Ask, Told
 from insitu.engines.https.calls.values import Message
 from insitu.engines.https.roster import Sites
 from insitu.engines.https.wire.packing import pack, unpack
 from insitu.rounds.policy import Policy
 
 if TYPE_CHECKING:
-    from insitu.engines.https.exchange import Ask, Exchange, Told
+    from insitu.engines.https.exchange import Exchange
 
 VOID, COUNTS = "void", "counts"
 """What the first word of a closed call's reason says: whether the server has made a round of it."""
@@ -48,6 +49,7 @@ class HttpsSession:
         self._kept: dict[CallKey, Call] = {kept.key: kept for kept in exchange.ledger.calls(run)}
         self._numbers = first_numbers(list(self._kept.values()), setting.plan.policy)
         self._wanted: int | None = None
+        self._round = 0
         self._counted: dict[int, list[Counted]] = {}
         self._replayed: set[int] = set()
         """Rounds in which a call to train was in the ledger before this process asked for it."""
@@ -76,8 +78,8 @@ class HttpsSession:
             key = self._key(tasks[0], asks)
             failpoints.hit("call.packed")
             replayed = self._call(self._exchange.open(key, asks, wanted))
-        if replayed and key.kind == "train":
-            self._replayed.add(key.round)
+        if key.kind == "train":
+            self._begin(key.round, replayed)
         yield from self._told(key, tasks, wanted, replayed)
 
     def seal(self, round: int, counted: Collection[str]) -> list[list[str]]:
@@ -99,10 +101,17 @@ class HttpsSession:
 
     # ------------------------------------------------------------ asking
 
+    def _begin(self, round: int, replayed: bool) -> None:
+        """A call of this round is open: those before it are committed, and nobody will ask for their updates again."""
+        if replayed:
+            self._replayed.add(round)
+        if round != self._round:
+            self._round = round
+            self._call(self._exchange.forget(self._run, round))
+            self._exchange.shelf.clear()
+
     def _asked(self, work: Iterable[Task]) -> tuple[list[Task], list[Ask]]:
         """The tasks without their messages, and what the exchange needs to know of each."""
-        from insitu.engines.https.exchange import Ask
-
         tasks: list[Task] = []
         asks: list[Ask] = []
         last: tuple[Any, str] = (None, "")

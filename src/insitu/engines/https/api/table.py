@@ -76,8 +76,8 @@ class Table:
         except Refusal as refusal:
             code, response = refusal.code, Response.refused(refusal)
         except Exception as error:
-            refusal = _translated(error, request, found)
-            code, response = refusal.code, Response.refused(refusal)
+            told = _translated(error, request, found)
+            code, response = told.code, Response.refused(told)
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
         if request.peer is not None:

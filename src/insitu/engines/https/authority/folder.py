@@ -173,12 +173,11 @@ class Authority:
             key = keys.load_key(path)
         except FileNotFoundError as error:
             raise ConfigError(f"{path} is not there, so nothing can be signed: restore it from a backup") from error
-        if keys.key_bytes(key.public_key()) != certificate.public_key().public_bytes(*_DER_KEY):
+        if key.public_key() != certificate.public_key():
             raise ConfigError(f"{path} is not the key of the certificate in {self.bundle}: restore both from one backup")
         return key
 
 
-_DER_KEY = (certificates.serialization.Encoding.DER, certificates.serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def _read(path: Path) -> list[x509.Certificate]:

@@ -29,16 +29,21 @@ class Shelf:
     def use(self, digests: Iterable[str]) -> None:
         """One more user of each of these."""
         with self._changed:
-            self._uses.update(digests)
+            self._uses.update(set(digests))
 
-    def drop(self, digests: Iterable[str]) -> None:
-        """One user less; those without any are rubbish until the next ``clear``."""
+    def drop(self, digests: Iterable[str], *, rubbish: bool = True) -> None:
+        """One user less; those without any go with the next ``clear``, where they are ``rubbish`` then."""
         with self._changed:
-            for digest in digests:
+            for digest in set(digests):
                 self._uses[digest] -= 1
                 if self._uses[digest] <= 0:
                     del self._uses[digest]
-                    self._rubbish.add(digest)
+                    self._rubbish |= {digest} if rubbish else set()
+
+    def useless(self, digests: Iterable[str]) -> None:
+        """These are rubbish, where nobody uses them: chunks from before a restart, which were never counted here."""
+        with self._changed:
+            self._rubbish |= {digest for digest in digests if digest not in self._uses}
 
     def used(self) -> set[str]:
         """Every chunk that somebody needs: what a sweep must keep."""

@@ -40,7 +40,7 @@ class Handler(RequestHandler):
         return answer
 
 
-class Server(web.Server):  # type: ignore[misc]  # aiohttp does not mark it as one to inherit from
+class Server(web.Server):
     """Makes a `Handler` for each connection."""
 
     def __call__(self) -> RequestHandler:

@@ -79,23 +79,29 @@ class Handshake(sslproto.SSLProtocol):
         self.ready: asyncio.Future[None] = loop.create_future()
         self._witness = witness
         super().__init__(
-            loop, app, witness.context, self.ready, server_side=True, ssl_handshake_timeout=seconds,
+            loop, app, witness.context, self.ready, server_side=True,
+            ssl_handshake_timeout=seconds,  # type: ignore[arg-type]  # typeshed knows whole numbers only
             ssl_shutdown_timeout=5.0,
         )  # fmt: skip
 
+    @property
+    def _tls(self) -> Any:
+        """OpenSSL's end of it; typeshed does not know the attribute."""
+        return vars(self)["_sslobj"]
+
     def quieten(self) -> None:
         """Called when the handshake is over: from here on no message is looked at."""
-        self._sslobj.context = self._witness.quiet
+        self._tls.context = self._witness.quiet
 
     def close(self) -> None:
         """Ends a connection that was never made."""
-        transport = self._transport
+        transport = vars(self).get("_transport")
         if transport is not None:
             transport.abort()
 
     def certificate(self) -> x509.Certificate | None:
         """What the caller showed, whether it was accepted or not."""
-        return self._witness.certificate(self._sslobj)
+        return self._witness.certificate(self._tls)
 
 
 def described(certificate: x509.Certificate | None) -> str:
