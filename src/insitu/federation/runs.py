@@ -1,4 +1,4 @@
-"""The runs of a federation: a queue, a thread for each that is trained, and what operators order of them."""
+"""The runs of a federation: queue, threads, orders. Larger because one desk decides what becomes of every run."""
 
 from __future__ import annotations
 
