@@ -264,3 +264,16 @@ def test_whoever_waits_for_news_is_told(house, rooms):
         return time.monotonic() - began
 
     assert asyncio.run(both()) < 0.5
+
+
+def test_void_rounds_are_tried_again_with_pauses_and_then_end_the_run(house, rooms, monkeypatch):
+    monkeypatch.setattr("insitu.federation.live.FIRST_WAIT", 0.1)
+    rooms.fails = True
+    rooms.go.set()
+    began = time.monotonic()
+    run = house.desk.submit({**TABLES, "policy": {"retries": 2}}, "", "anna")
+    told = house.until(run, "failed")
+    assert time.monotonic() - began >= 0.1 + 0.2
+    assert "round 1 was void 3 times" in told["reason"]
+    assert house.rounds.discarded == 3
+    assert house.rounds.failures == 9

@@ -175,7 +175,8 @@ class Desk:
             submitted.run, submitted.status, submitted.reason, committed=len(history), of=of,
             call=self.backend.status(submitted.run) if live else {},
             voids=live.voids if live else 0, retries=live.retries if live else 0,
-            trouble=live.trouble if live else "", starting=self._starting(submitted), history=row,
+            trouble=live.trouble if live else "", again=live.again() if live else None,
+            starting=self._starting(submitted), history=row,
         )  # fmt: skip
 
     def ended(self, run: str) -> bool:
