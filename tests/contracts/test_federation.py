@@ -62,3 +62,8 @@ def test_four_sites_say_what_inline_says(federation, name):
         for path, value in expected.items():
             assert found[path].dtype == value.dtype
             np.testing.assert_allclose(found[path], value, rtol=1e-6, atol=1e-6)
+    x = sets.load("breast_cancer").x[:40] + 0.01
+    for examples in (x, x[:7]):
+        np.save(federation.folder / "x.npy", examples)
+        federation.call("predict", "last", "--data", "x.npy", "--to", "y.npy", "--federation", "study")
+        np.testing.assert_allclose(np.load(federation.folder / "y.npy"), meant.predict(examples), rtol=1e-6, atol=1e-6)

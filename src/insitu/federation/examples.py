@@ -91,6 +91,7 @@ EXAMPLES: dict[str, Example] = {
         {"events": [{"event": "RoundCommitted", "round": 2}], "last": 15}, query={"after": 12, "wait": 10}
     ),
     "GET /v1/runs/{run}/model": Example(BYTES),
+    "POST /v1/runs/{run}/predict": Example(BYTES, BYTES),
     "POST /v1/runs/{run}/stop": Example({"status": "stopping"}),
     "POST /v1/runs/{run}/pause": Example({"status": "paused"}),
     "POST /v1/runs/{run}/resume": Example({"status": "queued"}),

@@ -10,14 +10,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from insitu.core import wire
 from insitu.core.errors import InsituError, Refusal, StoreError
 from insitu.core.federation import Ledger, Submitted
-from insitu.core.protocols import Engine, Store
-from insitu.core.types import Population
-from insitu.federation import status, tables, telling
+from insitu.core.protocols import Store
+from insitu.federation import predicting, status, tables, telling
+from insitu.federation.backend import Backend
 from insitu.federation.live import Live, plain_events
 from insitu.federation.logs import Tell
 from insitu.federation.metrics import Rounds
@@ -29,34 +29,6 @@ TICK = 1.0
 """Seconds between two looks at who is enrolled, while a run waits for sites."""
 MOST = 500
 """Events that are told at once."""
-
-
-class Backend(Protocol):
-    """What trains: the exchange with the sites. May be called from any thread."""
-
-    def engine(self, run: str, tables: Mapping[str, Any]) -> Engine:
-        """The engine for a run."""
-        ...
-
-    def population(self, run: str) -> Population:
-        """The sites that take part in a run, as the ledger's roster says."""
-        ...
-
-    def status(self, run: str) -> Mapping[str, Any]:
-        """What is open in a run now; empty where nothing is."""
-        ...
-
-    def halt(self, run: str, why: str) -> None:
-        """Makes the run's session raise Halted, now or when it is next used."""
-        ...
-
-    def release(self, run: str) -> None:
-        """The run may be worked on again: undoes ``halt``."""
-        ...
-
-    def finished(self, run: str) -> None:
-        """All rounds are done: what was kept to go on with it is no longer needed."""
-        ...
 
 
 class Desk:
@@ -86,6 +58,7 @@ class Desk:
         self._live: dict[str, Live] = {}
         self._ending = False
         self._thread: threading.Thread | None = None
+        self._predicting = threading.Lock()
         self._listeners: list[Callable[[], None]] = []
 
     # ------------------------------------------------------------ with the process
@@ -208,6 +181,25 @@ class Desk:
             raise Refusal("BAD_STATE", f"run {submitted.run} has no model yet, as no round is committed")
         plan = tables.submitted(submitted.tables, submitted.run, self.code).plan()
         return wire.encode(vars(plan.algorithm.params(checkpoint.state)))
+
+    def predict(self, run: str, body: bytes, by: str) -> bytes:
+        """Predictions for the examples in a body, both as ``core/wire`` bytes."""
+        with self._lock:
+            submitted = self._known(run)
+            if submitted.run in self._live:
+                raise Refusal("BAD_STATE", f"run {submitted.run} is trained just now: pause it, or wait for its end")
+        with self._predicting:
+            id, backend = submitted.run, self.backend
+            backend.release(id)
+            try:
+                checkpoint = self.store.load(id) if any(one["id"] == id for one in self.store.runs()) else None
+                engine, population = backend.engine(id, submitted.tables), backend.population(id)
+                found = predicting.predicted(submitted, checkpoint, population, engine, self.code, body)
+            finally:
+                if submitted.status == "finished":
+                    backend.finished(id)
+        self.note(by, "predict", {"run": id, "bytes": len(body)})
+        return found
 
     async def changed(self, wait: float) -> None:
         """Returns when something has happened in a run, or after so many seconds (one at most: nobody is forgotten)."""

@@ -47,6 +47,10 @@ class Runs(Protocol):
         """The variables after the last committed round, as ``core/wire`` bytes. Raises Refusal BAD_STATE: none yet."""
         ...
 
+    def predict(self, run: str, body: bytes, by: str) -> bytes:
+        """Predictions for the examples in a body, both as ``core/wire`` bytes. Raises Refusal."""
+        ...
+
     async def changed(self, wait: float) -> None:
         """Returns when something has happened in a run, or after so many seconds."""
         ...
@@ -70,6 +74,7 @@ class RunsApi:
             Route("GET", "/v1/runs/{run}", READERS, self.status, "why is it waiting?"),
             Route("GET", "/v1/runs/{run}/events", READERS, self.events, "what happened, and happens"),
             Route("GET", "/v1/runs/{run}/model", OPERATOR, self.model, "the variables"),
+            Route("POST", "/v1/runs/{run}/predict", OPERATOR, self.predict, "what the model says of examples"),
             Route("POST", "/v1/runs/{run}/stop", OPERATOR, self.stop, "ends it for good"),
             Route("POST", "/v1/runs/{run}/pause", OPERATOR, self.pause, "asks nobody anything for now"),
             Route("POST", "/v1/runs/{run}/resume", OPERATOR, self.resume, "goes on where it was"),
@@ -113,6 +118,15 @@ class RunsApi:
     async def model(self, request: Request) -> Response:
         """The variables, as bytes."""
         data = await asyncio.to_thread(self._runs.model, request.arguments["run"])
+        return Response(200, data, {"content-type": "application/octet-stream"}, len(data))
+
+    async def predict(self, request: Request) -> Response:
+        """Examples go in as bytes, and predictions come out."""
+        body = bytearray()
+        if request.body is not None:
+            async for piece in request.body:
+                body += piece
+        data = await asyncio.to_thread(self._runs.predict, request.arguments["run"], bytes(body), by(request))
         return Response(200, data, {"content-type": "application/octet-stream"}, len(data))
 
     async def stop(self, request: Request) -> Response:
