@@ -35,6 +35,7 @@ from insitu.federation.logs import Handler, Log
 from insitu.federation.metrics import Rounds
 from insitu.federation.runs import Desk
 from insitu.federation.standby import Lead
+from insitu.federation.traces import traces_of
 from insitu.federation.trail import Trail
 from insitu.federation.watching import Watching
 
@@ -112,7 +113,10 @@ class Coordinator:
         self.people = People(kept.ledger, self.trail.note, self._gone)
         self.exchange = exchange_of(self)
         code, note = self.folder.code, self.trail.note
-        self.desk = Desk(kept.ledger, kept.store, self.exchange, self.settings.runs, code, tell, self.rounds, note)
+        self.traces = traces_of(self.settings.traces.endpoint, self.settings.name)
+        self.desk = Desk(
+            kept.ledger, kept.store, self.exchange, self.settings.runs, code, tell, self.rounds, note, self.traces.event
+        )
         self.lead = Lead(kept.ledger, self.holder, tell, self._won, self._lost)
         self.watching = Watching(
             self.settings.name, self.folder.path, kept.ledger, self.lead, self.desk, self.exchange.contacts,
@@ -152,7 +156,10 @@ class Coordinator:
         ) -> Response:
             if not self.lead.leading:
                 raise Refusal("NOT_LEADER", "another coordinator leads, or will in a moment: try the next address", 2.0)
-            return await inner(request)
+            began = time.time_ns()
+            response = await inner(request)
+            self.traces.answered(route.path, request, response, began)
+            return response
 
         return replace(route, handler=handler)
 
@@ -264,6 +271,7 @@ class Coordinator:
             await self.plain.stop()
         await self.exchange.stop()
         await asyncio.to_thread(self.trail.close)
+        await asyncio.to_thread(self.traces.close)
         await asyncio.to_thread(self.lead.stop)
 
 

@@ -97,7 +97,7 @@ class Live:
             raise Halted(self._why)
         result = execute(
             plan, population, rounds=config.run.rounds, seed=config.run.seed, engine=engine, store=desk.store,
-            observers=[self._on], resume=id if known else None, id=id, stop=self._halted.is_set,
+            observers=[self._on, desk.observe], resume=id if known else None, id=id, stop=self._halted.is_set,
         )  # fmt: skip
         if result.status != "finished":
             raise Halted(self._why)

@@ -14,6 +14,7 @@ from typing import Any
 
 from insitu.core import wire
 from insitu.core.errors import InsituError, Refusal, StoreError
+from insitu.core.events import Event
 from insitu.core.federation import Ledger, Submitted
 from insitu.core.protocols import Store
 from insitu.federation import predicting, status, tables, telling
@@ -34,7 +35,8 @@ MOST = 500
 class Desk:
     """Starts, holds and ends runs. ``begin`` is called when this process leads, ``end`` when it no longer does.
 
-    tell  the log; ``note`` the audit log: who, what, data
+    tell     the log; ``note`` the audit log: who, what, data
+    observe  told of every event of every run, in the run's own thread
     """
 
     def __init__(
@@ -47,11 +49,12 @@ class Desk:
         tell: Tell,
         rounds: Rounds,
         note: Callable[[str, str, Mapping[str, Any]], None],
+        observe: Callable[[Event], None] = lambda event: None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.ledger, self.store, self.backend = ledger, store, backend
         self.settings, self.code, self.tell, self.rounds, self.now = settings, code, tell, rounds, now
-        self.note = note
+        self.note, self.observe = note, observe
         self._lock = threading.RLock()
         self._wake = threading.Condition(self._lock)
         self._runs: dict[str, Submitted] = {}
