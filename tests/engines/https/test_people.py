@@ -86,3 +86,10 @@ def test_a_ledger_that_is_away_leaves_what_was_known(people, ledger, monkeypatch
     monkeypatch.setattr(ledger, "members", away)
     assert people.try_refresh() == "the database is away"
     assert people("ab12", "berlin").name == "berlin"
+
+
+def test_before_the_first_look_nobody_is_turned_away_for_good(ledger):
+    people = People(ledger, lambda who, what, data: None)
+    assert code(people, "ab12", "berlin") == "BUSY"  # which a site tries again, as it does not with the others
+    people.refresh()
+    assert people("ab12", "berlin").name == "berlin"
