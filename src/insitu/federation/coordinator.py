@@ -131,7 +131,7 @@ class Coordinator:
         tokens = founding.token_maker(self.authority, self.settings.urls())
         watching = self.watching
         apis = [
-            Enrolment(self.authority, self.kept.ledger, self._members_changed),
+            Enrolment(self.authority, self.kept.ledger),
             MembersApi(
                 self.kept.ledger, tokens, self.exchange.contacts, lambda name: self._members_changed(), time.time
             ),
@@ -159,6 +159,8 @@ class Coordinator:
             began = time.time_ns()
             response = await inner(request)
             self.traces.answered(route.path, request, response, began)
+            if route.path == "/v1/enrol" and response.status < 400:
+                await self._read_members()  # before it hears of it: its next request may come at once
             return response
 
         return replace(route, handler=handler)
