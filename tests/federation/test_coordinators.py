@@ -46,6 +46,13 @@ def test_the_standby_takes_over(federation):
     other = second_folder(federation)
     federation.coordinator()
     federation.start("standby", "coordinator", other)
+    federation.until(lambda: "coordinator started" in (federation.folder / "standby.log").read_text(), "it stands by")
+    token = federation.call("federation", "invite", "anna", "--role", "viewer", "--federation", "study").strip()
+    federation.call("federation", "join", "anna", "--token", token)
+    told = federation.folder / "anna" / "operator.toml"
+    told.write_text(f'name = "anna"\nurls = ["https://localhost:{other_port(other)}"]\n')  # the standby alone
+    refused = federation.try_call("runs", "--federation", "anna")
+    assert "another coordinator leads" in refused.stderr  # and not that nobody knows her
     for part, name in enumerate(SITES):
         federation.join(part, name)
         (federation.folder / name / "identity.toml").write_text(

@@ -23,7 +23,7 @@ from insitu.engines.https.api.runs import RunsApi
 from insitu.engines.https.api.status import StatusApi
 from insitu.engines.https.api.table import Decision, Table
 from insitu.engines.https.authority import Authority
-from insitu.engines.https.http import Request, Response, Route
+from insitu.engines.https.http import Peer, Request, Response, Route
 from insitu.engines.https.serve.limits import Limits
 from insitu.engines.https.serve.plain import PlainPort
 from insitu.engines.https.serve.port import Port
@@ -63,6 +63,7 @@ class Coordinator:
         self.authority = Authority.load(folder.authority)
         self.holder = f"{socket.gethostname()}:{self.settings.port}"
         self._code = 0
+        self._begun = False
 
     def serve(self) -> int:
         """Works until SIGTERM or SIGINT (0), or until another coordinator has taken over (3)."""
@@ -122,7 +123,7 @@ class Coordinator:
             self.settings.name, self.folder.path, kept.ledger, self.lead, self.desk, self.exchange.contacts,
             self._counters, self._gauges, self.rounds, self._certificates,
         )  # fmt: skip
-        self.table = Table([self._led(route) for route in self._routes()], self.people, self._decided, self._headers)
+        self.table = Table([self._led(route) for route in self._routes()], self._identify, self._decided, self._headers)
         self.port = Port(self.table, self._tls, self.settings.listen, self.settings.port, self.limits)
         listen = self.settings.metrics.listen
         self.plain = PlainPort(self.table, *settings.address(listen)) if listen else None
@@ -154,8 +155,8 @@ class Coordinator:
         async def handler(
             request: Request, inner: Callable[[Request], Awaitable[Response]] = route.handler
         ) -> Response:
-            if not self.lead.leading:
-                raise Refusal("NOT_LEADER", "another coordinator leads, or will in a moment: try the next address", 2.0)
+            if not self._works():
+                raise self._not_leader()
             began = time.time_ns()
             response = await inner(request)
             self.traces.answered(route.path, request, response, began)
@@ -164,6 +165,22 @@ class Coordinator:
             return response
 
         return replace(route, handler=handler)
+
+    def _works(self) -> bool:
+        """Whether this process leads, and has read all that it needs for that."""
+        return self._begun and self.lead.leading
+
+    def _not_leader(self) -> Refusal:
+        return Refusal("NOT_LEADER", "another coordinator leads, or will in a moment: try the next address", 2.0)
+
+    def _identify(self, serial: str, name: str) -> Peer:
+        """The member with this certificate; one that is new may be known to the leader only."""
+        try:
+            return self.people(serial, name)
+        except Refusal as refusal:
+            if refusal.code == "UNKNOWN_CERTIFICATE" and not self._works():
+                raise self._not_leader() from refusal
+            raise
 
     def _headers(self) -> dict[str, str]:
         return {"insitu-authority": self.authority.mark}
@@ -175,6 +192,7 @@ class Coordinator:
         founding.enrol_founder(self.kept.ledger, self.folder, time.time())
         self.people.refresh()
         self.desk.begin()
+        self._begun = True
         self.trail.note(self.holder, "lead", {"pid": os.getpid()})
 
     def _lost(self, why: str) -> None:
