@@ -138,9 +138,7 @@ class _Loop:
         try:
             choices = {"engine": engine.part_name(), **session.choices}
             if store and not record:
-                chosen = {"engine": engine.config(), "choices": session.choices}
-                with spans.span("store", "create"):
-                    store.create(self.id, {**self._record(digest), **chosen})
+                self._create(store, digest, engine, session)
             model = self._restored(start, checkpoint, resumed=record is not None)
             if self.ranks:
                 model = going_on(self.ranks, model, self.history)
@@ -167,6 +165,11 @@ class _Loop:
             if store:
                 with spans.span("store", "flush"):
                     store.flush()
+
+    def _create(self, store: Store, digest: str, engine: Engine, session: Session) -> None:
+        chosen = {"engine": engine.config(), "choices": session.choices}
+        with spans.span("store", "create"):
+            store.create(self.id, {**self._record(digest), **chosen})
 
     def _restored(self, start: Any, checkpoint: Checkpoint | None, *, resumed: bool) -> Model:
         if self.store is None:

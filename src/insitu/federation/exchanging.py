@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from insitu.core import checks
+from insitu.core.errors import StoreError
 from insitu.core.protocols import Engine
 from insitu.core.types import Population
 from insitu.engines.https.api.chunks import Chunks
@@ -22,14 +23,16 @@ from insitu.federation.keeping import Kept
 from insitu.federation.logs import Tell
 from insitu.federation.settings import Settings
 
-LOOK = 5.0
-"""Seconds after which a loop that does not answer is not waited for, as it is ending."""
 WRITERS, CHECKERS = 8, 2
 """Threads that wait for the disk, and that look at updates."""
+OLD = 86400.0
+"""Seconds for which chunks and parts of chunks are kept that no run wants: a site may be about to go on with one."""
+EVERYTHING = 2**62
+"""A round that no run comes to."""
 
 
 class Exchanging:
-    """What trains: see ``runs.Backend``. Made, started and stopped on the loop; the rest is for any thread."""
+    """What trains: see ``backend.Backend``. Made, started and stopped on the loop; the rest is for any thread."""
 
     def __init__(self, kept: Kept, settings: Settings, code: Path, tell: Tell) -> None:
         self._kept, self._code, self._tell = kept, code, tell
@@ -67,7 +70,7 @@ class Exchanging:
 
     def status(self, run: str) -> Mapping[str, Any]:
         """What is open in it."""
-        return self._on_loop(lambda: self.exchange.status(run))
+        return self.exchange.status(run)
 
     def halt(self, run: str, why: str) -> None:
         """Its session raises Halted."""
@@ -77,11 +80,20 @@ class Exchanging:
         """It may be worked on again."""
         self._loop.call_soon_threadsafe(self.exchange.release, run)
 
+    def finished(self, run: str) -> None:
+        """Nobody will ask for its calls again; waits until they are forgotten (not for the loop's own thread)."""
+        self._call(self._forget(run))
+
     # ------------------------------------------------------------ for the coordinator
+
+    async def sweep(self) -> int:
+        """Removes chunks that no run wants and nobody has touched for long; how many. Raises StoreError."""
+        needed = await self.exchange.needed()
+        return int(await self._durably(lambda: self._kept.blobs.sweep(needed, OLD)))
 
     def contacts(self) -> Mapping[str, Mapping[str, Any]]:
         """By site when it was last heard, and what it is doing."""
-        return self._on_loop(self.exchange.contacts)
+        return self.exchange.contacts()
 
     def revoked(self, names: list[str]) -> None:
         """These are shut out (on the loop)."""
@@ -115,24 +127,11 @@ class Exchanging:
     def _call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
-    def _on_loop(self, function: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-        """What a function that only looks says; on the loop, since everything there changes between two awaits."""
+    async def _forget(self, run: str) -> None:
         try:
-            here = asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            here = False
-        if here:
-            return function()
-
-        async def look() -> Mapping[str, Any]:
-            return function()
-
-        future = asyncio.run_coroutine_threadsafe(look(), self._loop)
-        try:
-            return future.result(LOOK)
-        except TimeoutError:
-            future.cancel()
-            return {}
+            await self.exchange.forget(run, EVERYTHING)
+        except StoreError as error:
+            self._tell("warning", "a finished run's calls are still kept", run=run, error=str(error))
 
     async def _durably(self, function: Callable[[], Any]) -> Any:
         return await self._loop.run_in_executor(self._writers, function)
