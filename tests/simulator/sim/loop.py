@@ -93,6 +93,20 @@ class Process:
 CURRENT: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
 
 
+class _Future(asyncio.Future):  # type: ignore[type-arg]
+    """A future that knows whose it is."""
+
+    def __init__(self, *, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self.process = CURRENT.get()
+
+
+class _Task(asyncio.Task):  # type: ignore[type-arg]
+    """A task that does."""
+
+    process: Process | None = None
+
+
 class VirtualLoop(asyncio.BaseEventLoop):
     """Callbacks run in the order in which they were made ready, timers in the order of their times; nothing waits."""
 
@@ -123,8 +137,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
         return self.call_soon(callback, *args, context=context)
 
+    def create_future(self) -> asyncio.Future[Any]:
+        return _Future(loop=self)
+
     def _on_trouble(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        if not isinstance(context.get("exception"), Died):
+        future = context.get("future") or context.get("task")
+        process = future.process if isinstance(future, (_Future, _Task)) else None
+        if not isinstance(context.get("exception"), Died) and (process is None or process.alive):
             self.troubles.append(context)
 
     def _run_once(self) -> None:
@@ -189,7 +208,8 @@ def _make_task(loop: VirtualLoop, coroutine: Any, context: Any = None, **more: A
     if process is not None and not process.alive:
         coroutine.close()
         raise Died(process.name)
-    task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, context=context, **more)
+    task = _Task(coroutine, loop=loop, context=context, **more)
+    task.process = process
     if process is not None:
         process.tasks[task] = None
         task.add_done_callback(lambda done: process.tasks.pop(done, None), context=contextvars.Context())
