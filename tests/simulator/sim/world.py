@@ -66,14 +66,20 @@ class World:
         self.processes: dict[str, Process] = {}
         self._lives: dict[str, int] = {}
         self.coordinator: Coordinator | None = None
-        self.finished = False
         self.deaths = 0
         self._offset = 0.0
         self._plans: dict[str, Any] = {}
         self._out: list[Sent] = []
         self._background: list[asyncio.Task[None]] = []
         self._broken: Broken | None = None
+        self._revoked = ""
+        self._hits = 0
         self.most_tasks = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is, and the coordinator that has finished it lives."""
+        return self.coordinator is not None and self.coordinator.done and self.coordinator.process.alive
 
     def wall(self) -> float:
         """The wall clock, which may jump."""
@@ -89,19 +95,32 @@ class World:
         self.network.weather = self.chances.weather
         for name in ("coordinator", *self.study.names):
             self._keep_alive(name)
-        for hazard in (self._deaths(), self._partings(), self._disks(), self._clocks(), self._strangers(), self._later()):
-            self._background.append(asyncio.ensure_future(hazard))
+        made = (self._deaths(), self._partings(), self._disks(), self._clocks(), self._strangers(), self._later())
+        hazards = [asyncio.ensure_future(hazard) for hazard in made]
+        self._background += hazards
         while not self.finished and self.loop.time() < self.chances.until:
             await asyncio.sleep(1)
-        for task in self._background[-6:]:
+        for task in hazards:
             task.cancel()
         self._heal()
         await self._commits()
         await asyncio.sleep(120)
         self.checks.look()
         self.checks.finish()
+        await self._nothing_is_left()
         if not self.checks.excluded() and self.checks.model() != self.study.undisturbed():
             raise Broken("everybody was in every round, and the model is not that of the undisturbed run")
+
+    async def _nothing_is_left(self) -> None:
+        """No chunk of a run that is finished stays on the disk, and whoever was shut out is."""
+        assert self.coordinator is not None
+        await self.coordinator.swept(0.0)
+        files = self.platters["coordinator"].names.items()
+        left = [path.name for path, inode in files if inode.data is not None]
+        if left:
+            raise Broken(f"the run is finished, and the coordinator still keeps {left}")
+        if self._revoked and self._revoked not in self.checks.revoked:
+            raise Broken(f"{self._revoked} was shut out, and the coordinator has not noticed")
 
     async def _commits(self) -> None:
         """Nothing goes wrong any more: round after round commits, each within its time."""
@@ -144,8 +163,10 @@ class World:
         """After every callback."""
         if self._broken is not None:
             raise self._broken
-        if self.checks.look():
+        writes = self.strikes.hits.get("ledger.commit.before", 0) + self.strikes.hits.get("store.commit.before", 0)
+        if (writes != self._hits or self.loop.steps % 64 == 0) and self.checks.look():
             self.trace.say("world", f"journal {self._entries()}, committed {self.checks.committed}")
+        self._hits = writes
         if self.loop.steps % 64 == 0:
             self._check_memory()
 
@@ -206,9 +227,6 @@ class World:
             self.trace.say(name, "is dead")
             return False
         error = None if not task.done() or task.cancelled() else task.exception()
-        if name == "coordinator" and error is None:
-            self.finished = True
-            return True
         if isinstance(error, (AssertionError, TypeError, AttributeError, KeyError, NameError)):
             self._broken = Broken(f"{name} broke: {error!r}")
             self._broken.__cause__ = error
@@ -220,7 +238,7 @@ class World:
         if name == "coordinator":
             self.coordinator = Coordinator(
                 process, self.study, self._database, self.platters[name], self.network, random, self.wall,
-                self.checks.arrived, self.trace,
+                self.checks.arrived, self.checks.shut_out, self.trace,
             )  # fmt: skip
             return self.coordinator
         pace = (5.0, 20.0, 40.0)[(self.seed + len(name)) % 3]
@@ -317,6 +335,13 @@ class World:
             with SqliteLedger(self._database, clock=self.wall) as ledger:
                 ledger.add_member(Member(self.study.late, "site", serial_of(self.study.late), self.wall()))
             self._keep_alive(self.study.late)
+        if self.chances.revoked:
+            await asyncio.sleep(self._random.uniform(20, 400))
+            name = self._random.choice(self.study.names)
+            self.trace.say("world", f"revokes {name}")
+            self._revoked = name
+            with SqliteLedger(self._database, clock=self.wall) as ledger:
+                ledger.revoke(name, self.wall())
         await self.loop.create_future()
 
 
