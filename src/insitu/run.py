@@ -282,7 +282,7 @@ class _Loop:
         text = str(error) if halted else f"{type(error).__name__}: {error}".splitlines()[0]
         if self.ranks:
             self.ranks.leave(text)
-        with suppress(StoreError):
+        with suppress(StoreError, ResumeError):  # a run that could not even be created is in no store
             done = len(self.history)
             self._emit(events.RunStopped(self.id, done, f"{text}; {done} rounds are committed"))
             if self.store:
