@@ -7,6 +7,8 @@ import gc
 import logging
 import shutil
 import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -332,17 +334,26 @@ class World:
         """A site joins in the middle, another one is shut out."""
         if self.study.late:
             await asyncio.sleep(self._random.uniform(20, 200))
-            with SqliteLedger(self._database, clock=self.wall) as ledger:
-                ledger.add_member(Member(self.study.late, "site", serial_of(self.study.late), self.wall()))
-            self._keep_alive(self.study.late)
+            late = self.study.late
+            await self._ordered(lambda ledger: ledger.add_member(Member(late, "site", serial_of(late), self.wall())))
+            self._keep_alive(late)
         if self.chances.revoked:
             await asyncio.sleep(self._random.uniform(20, 400))
             name = self._random.choice(self.study.names)
+            await self._ordered(lambda ledger: ledger.revoke(name, self.wall()))
             self.trace.say("world", f"revokes {name}")
             self._revoked = name
-            with SqliteLedger(self._database, clock=self.wall) as ledger:
-                ledger.revoke(name, self.wall())
         await self.loop.create_future()
+
+    async def _ordered(self, order: Callable[[SqliteLedger], None]) -> None:
+        """An operator's order, which the coordinator carries out as soon as it can."""
+        while True:
+            await asyncio.sleep(1)
+            coordinator = self.coordinator
+            if coordinator is not None and coordinator.process.alive and hasattr(coordinator, "ledger"):
+                with suppress(StoreError):
+                    order(coordinator.ledger)
+                    return
 
 
 class _Listener(logging.Handler):
