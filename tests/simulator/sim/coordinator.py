@@ -126,9 +126,10 @@ class Coordinator:
     async def _enough(self) -> None:
         """The run begins when all of its sites have said what they have, or were shut out."""
         while not self.ledger.roster(RUN):
-            ready = {m.name for m in self.ledger.members() if m.declared or m.revoked is not None}
-            if ready.issuperset(self._study.names):
-                self.ledger.admit(RUN, list(self._study.names), 1)
+            members = {m.name: m for m in self.ledger.members()}
+            there = [name for name in self._study.names if members[name].declared]
+            if all(name in there or members[name].revoked is not None for name in self._study.names):
+                self.ledger.admit(RUN, there, 1)
             await asyncio.sleep(4)
 
     async def _train(self) -> None:
