@@ -52,7 +52,7 @@ class Coordinator:
         """Serves sites, and trains until the run is finished."""
         self.ledger = SqliteLedger(self._database, clock=self._wall)
         self.process.ends.append(self.ledger.close)
-        assert self.ledger.lead("coordinator", 30.0)
+        assert self.ledger.lead("coordinator", 1e6)
         self.store = SqliteStore(self._database, behind=timedelta(0), fence=self.ledger.fence)
         self.process.ends.append(self.store._database.close)
         blobs = await self._blobs()
@@ -89,7 +89,8 @@ class Coordinator:
         self._trace.say("coordinator", f"shuts out {', '.join(names)}")
 
         async def shut_out() -> None:
-            await self.exchange.revoked(names)
+            for name in names:
+                await self.exchange.revoked(name)
             self._shut_out(names)
 
         self.process.spawn(shut_out(), "shuts out")
@@ -123,11 +124,12 @@ class Coordinator:
                 await asyncio.sleep(5)
 
     async def _enough(self) -> None:
-        """The run begins when all of its sites have said what they have."""
+        """The run begins when all of its sites have said what they have, or were shut out."""
         while not self.ledger.roster(RUN):
-            declared = [member.name for member in self.ledger.members() if member.declared]
-            if set(self._study.names) <= set(declared):
-                self.ledger.admit(RUN, list(self._study.names), 1)
+            members = {m.name: m for m in self.ledger.members()}
+            there = [name for name in self._study.names if members[name].declared]
+            if all(name in there or members[name].revoked is not None for name in self._study.names):
+                self.ledger.admit(RUN, there, 1)
             await asyncio.sleep(4)
 
     async def _train(self) -> None:

@@ -7,7 +7,10 @@ import gc
 import logging
 import shutil
 import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -135,6 +138,7 @@ class World:
 
     def _found(self) -> None:
         """The founder's part: a ledger with members."""
+        self._database.write_bytes(_empty_database())
         with SqliteLedger(self._database, clock=self.wall) as ledger:
             for name in self.study.names:
                 ledger.add_member(Member(name, "site", serial_of(name), self.wall()))
@@ -332,17 +336,35 @@ class World:
         """A site joins in the middle, another one is shut out."""
         if self.study.late:
             await asyncio.sleep(self._random.uniform(20, 200))
-            with SqliteLedger(self._database, clock=self.wall) as ledger:
-                ledger.add_member(Member(self.study.late, "site", serial_of(self.study.late), self.wall()))
-            self._keep_alive(self.study.late)
+            late = self.study.late
+            await self._ordered(lambda ledger: ledger.add_member(Member(late, "site", serial_of(late), self.wall())))
+            self._keep_alive(late)
         if self.chances.revoked:
             await asyncio.sleep(self._random.uniform(20, 400))
             name = self._random.choice(self.study.names)
+            await self._ordered(lambda ledger: ledger.revoke(name, self.wall()))
             self.trace.say("world", f"revokes {name}")
             self._revoked = name
-            with SqliteLedger(self._database, clock=self.wall) as ledger:
-                ledger.revoke(name, self.wall())
         await self.loop.create_future()
+
+    async def _ordered(self, order: Callable[[SqliteLedger], None]) -> None:
+        """An operator's order, which the coordinator carries out as soon as it can."""
+        while True:
+            await asyncio.sleep(1)
+            coordinator = self.coordinator
+            if coordinator is not None and coordinator.process.alive and hasattr(coordinator, "ledger"):
+                with suppress(StoreError):
+                    order(coordinator.ledger)
+                    return
+
+
+@cache
+def _empty_database() -> bytes:
+    """A database whose tables are made: they are the same for every seed."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "empty.db"
+        SqliteLedger(path).close()
+        return path.read_bytes()
 
 
 class _Listener(logging.Handler):
@@ -364,6 +386,8 @@ def simulate(seed: int, *, show: bool = False, chances: Chances | None = None) -
     shm = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(prefix="insitu-sim-", dir=shm if shm.is_dir() else None))
     collects = gc.isenabled()
+    if seed % 8 == 0:
+        gc.collect()
     gc.disable()  # generators that nobody holds are closed when their last name goes, and at no other time
     world = World(seed, folder, show, chances)
     trouble = ""
@@ -385,7 +409,6 @@ def simulate(seed: int, *, show: bool = False, chances: Chances | None = None) -
         shutil.rmtree(folder, ignore_errors=True)
         if collects:
             gc.enable()
-            gc.collect()
     excluded = bool(world.checks.seals) and world.checks.excluded()
     return Result(
         seed, trouble, world.trace.digest(), list(world.trace.last), world.loop.steps, world.loop.time(), world.deaths,
