@@ -51,11 +51,16 @@ class SiteTrail:
         self._seq, self._before = self._seq + 1, entry["hash"]
 
     def entries(self) -> Iterator[dict[str, Any]]:
-        """All entries, the oldest first; what is none is passed over, and missed by ``verify`` if it was one."""
+        """All entries, the oldest first; what is none is passed over, and missed by ``verify`` if it was one.
+
+        A last line without its end is none yet: it is just being written, or a crash came in between.
+        """
         if not self._path.is_file():
             return
         with open(self._path, encoding="utf-8", errors="replace") as file:
             for line in file:
+                if not line.endswith("\n"):
+                    return
                 try:
                     entry = json.loads(line)
                 except ValueError:

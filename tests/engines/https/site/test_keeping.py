@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import json
 import os
+from random import Random
 
 import numpy as np
 import pytest
 
 from insitu.core import tree
 from insitu.core.errors import Refusal
+from insitu.engines.https.http import Reply
 from insitu.engines.https.site.cache import Cache
 from insitu.engines.https.site.disk import Folder
+from insitu.engines.https.site.fetch import Fetcher
 from insitu.engines.https.site.memory import SiteMemories
 from insitu.engines.https.site.outbox import Outbox
+from insitu.engines.https.site.patience import Patience
 from insitu.engines.https.wire.manifest import checked
-from insitu.engines.https.wire.packing import unpack
+from insitu.engines.https.wire.packing import pack, unpack
 
 TASK, OTHER = "a" * 32, "b" * 32
 
@@ -160,3 +166,93 @@ def test_a_crash_before_the_manifest_leaves_no_update(disk, monkeypatch):
     monkeypatch.undo()
     assert Outbox(disk).get(TASK) is None
     assert disk.list("outbox") == {TASK: 0}
+
+
+def test_evaluations_forget_nothing(disk):
+    memories = SiteMemories(disk)
+    memories.keep("run", TASK, memory(1))
+    memories.keep("run", OTHER, memory(2))
+    assert memories.open("run", TASK, "c" * 32, forget=False) is not None
+    assert memories.open("run", None, "c" * 32, forget=False) is None
+    assert memories.open("run", OTHER, "c" * 32) is not None
+
+
+def test_memories_of_so_many_runs_are_kept(disk, monkeypatch):
+    from insitu.engines.https.site import memory as module
+
+    monkeypatch.setattr(module, "RUNS", 3)
+    memories = SiteMemories(disk)
+    for run in range(6):
+        memories.keep(f"run {run}", TASK, memory(run))
+        folder = disk.root / "memory" / module._folder(f"run {run}")
+        os.utime(folder, (run, run))
+    assert len(disk.list("memory")) <= 4
+    assert memories.open("run 5", TASK, OTHER) is not None
+    assert memories.open("run 3", TASK, OTHER) is not None
+    with pytest.raises(Refusal, match="not there"):
+        memories.open("run 0", TASK, OTHER)
+
+
+def test_an_update_that_was_damaged_is_made_anew(disk):
+    box = Outbox(disk)
+    told = box.put(TASK, {"w": np.arange(5.0)}, MORE)
+    digest, length = told["chunks"][0]
+    disk.write(bytes(length), "outbox", TASK, digest)
+    assert box.get(TASK) is None
+    box.put(TASK, {"w": np.arange(5.0)}, MORE)
+    assert box.get(TASK) == told
+    for text in (b"{", b"[]", b"{}", b"\xff", json.dumps({**told, "task": OTHER}).encode()):
+        disk.write(text, "outbox", TASK, "manifest")
+        assert box.get(TASK) is None
+
+
+def test_what_was_left_half_written_is_removed(disk):
+    disk.write(b"kept", "memory", "run", TASK)
+    (disk.root / "memory" / "run" / f".{TASK}.0011aabb").write_bytes(b"half")
+    (disk.root / ".aside").write_bytes(b"half")
+    disk.tidy()
+    assert [path.name for path in disk.root.rglob("*") if path.is_file()] == [TASK]
+
+
+def fetcher(disk, lost):
+    """One whose cache loses chunks between their arrival and their use, so many times; and what was asked for."""
+    asked = []
+    value = {"w": np.arange(5.0)}
+    stored = {}
+
+    def keep(data):
+        digest = hashlib.sha256(data).hexdigest()
+        stored[digest] = data
+        return digest
+
+    told = pack(value, "message", keep)
+
+    class Network:
+        async def request(self, method, path, **_):
+            asked.append(path)
+            data = stored[path.rpartition("/")[2]]
+
+            async def stream():
+                yield data[:7]
+                yield data[7:]
+
+            return Reply(200, {}, b"", stream())
+
+    async def compute(function):
+        if lost:
+            lost.pop()
+            for digest in stored:
+                disk.write(b"?", "cache", digest)
+        return function()
+
+    cache = Cache(disk, 2**20)
+    made = Fetcher(Network(), cache, Patience(Random(1), print), compute)
+    return asyncio.run(made.tree(checked(told, 2**20, "message"))), asked
+
+
+def test_a_chunk_that_the_disk_has_lost_is_fetched_again(disk):
+    found, asked = fetcher(disk, [1, 1])
+    np.testing.assert_array_equal(found["w"], np.arange(5.0))
+    assert len(asked) == 3
+    with pytest.raises(OSError, match="get lost"):
+        fetcher(disk, [1] * 10)
