@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from sqlalchemy.exc import OperationalError
@@ -29,7 +29,7 @@ class Chances:
     """The share of hit failpoints that say that the disk is full or broken."""
     stranger: float = 0.0
     revoked: bool = False
-    weather: Weather = Weather()
+    weather: Weather = field(default_factory=Weather)
     until: float = 1500.0
     """Virtual seconds, after which everything works."""
 

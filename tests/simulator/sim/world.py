@@ -8,16 +8,20 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 from insitu.core.errors import StoreError
 from insitu.core.federation import Member
+from insitu.engines.https.api import chunks, tasks
+from insitu.engines.https.calls import intake
 from insitu.engines.https.http import Peer
+from insitu.engines.https.wire import manifest, packing
 from insitu.store.ledger.sqlite import SqliteLedger
 from sim.checks import Broken, Checks
 from sim.coordinator import Coordinator
@@ -31,6 +35,9 @@ from sim.trace import Trace
 
 LONGEST = 1200.0
 """Virtual seconds within which a round commits once nothing goes wrong any more."""
+SMALL = 256
+"""Bytes of the largest chunk in every fifth seed: what is trained is so small that it would be one."""
+CUT = (packing, manifest, chunks, tasks, intake)
 WHEN_FULL = 200
 """Bytes that fit on a disk that is said to be full."""
 
@@ -330,7 +337,9 @@ class World:
             return
         told_nothing = sent.path.endswith("/alive") and b'"open":false' in response.body
         if response.status < 400 and not told_nothing:
-            self._broken = Broken(f"a stranger was answered {response.status} to {sent.short()}: {response.body[:80]!r}")
+            self._broken = Broken(
+                f"a stranger was answered {response.status} to {sent.short()}: {response.body[:80]!r}"
+            )
 
     async def _later(self) -> None:
         """A site joins in the middle, another one is shut out."""
@@ -391,11 +400,15 @@ def simulate(seed: int, *, show: bool = False, chances: Chances | None = None) -
     gc.disable()  # generators that nobody holds are closed when their last name goes, and at no other time
     world = World(seed, folder, show, chances)
     trouble = ""
+    small = [patch.object(part, "CHUNK", SMALL) for part in CUT] if seed % 5 == 0 else []
     log, listener = logging.getLogger("insitu"), _Listener(world)
     propagate, log.propagate = log.propagate, False
     log.addHandler(listener)
     try:
-        run(world.loop, _to_the_end(world), world.strikes)
+        with ExitStack() as stack:
+            for one in small:
+                stack.enter_context(one)
+            run(world.loop, _to_the_end(world), world.strikes)
         if world.loop.troubles:
             first = world.loop.troubles[0]
             trouble = f"nobody has looked at {first.get('exception')!r}: {first.get('message')}"
