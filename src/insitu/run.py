@@ -155,7 +155,9 @@ class _Loop:
                 store.update(self.id, rounds=self.rounds, engine=engine.config(), choices=session.choices)
             clock = self._clock(session)
             server = Server(self.id, self.plan, session, self.clients, memories, self.seed, clock, self._asked)
-            return self._train(server, model, choices, engine)
+            first = [model]
+            del start, checkpoint, model  # they would take their room for as long as the run goes on
+            return self._train(server, first.pop(), choices, engine)
         except BaseException as error:
             self._broken(error)
             raise
