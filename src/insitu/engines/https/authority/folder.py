@@ -35,9 +35,7 @@ class Authority:
     clock: Callable[[], float] = field(default=time.time)
 
     @classmethod
-    def make(
-        cls, folder: Path, title: str, hosts: Sequence[str], clock: Callable[[], float] = time.time
-    ) -> Authority:
+    def make(cls, folder: Path, title: str, hosts: Sequence[str], clock: Callable[[], float] = time.time) -> Authority:
         """A new authority, and the coordinator's certificate for ``hosts``. Raises ConfigError where one is there."""
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         made = cls(folder, clock)
@@ -174,10 +172,10 @@ class Authority:
         except FileNotFoundError as error:
             raise ConfigError(f"{path} is not there, so nothing can be signed: restore it from a backup") from error
         if key.public_key() != certificate.public_key():
-            raise ConfigError(f"{path} is not the key of the certificate in {self.bundle}: restore both from one backup")
+            raise ConfigError(
+                f"{path} is not the key of the certificate in {self.bundle}: restore both from one backup"
+            )
         return key
-
-
 
 
 def _read(path: Path) -> list[x509.Certificate]:

@@ -297,7 +297,9 @@ def listen(host: str, port: int, reuse: bool = False) -> list[socket.socket]:
     except OSError as error:
         for sock in made:
             sock.close()
-        raise ConfigError(f"cannot listen at {host}:{port}: {error.strerror}; is another coordinator running?") from error
+        raise ConfigError(
+            f"cannot listen at {host}:{port}: {error.strerror}; is another coordinator running?"
+        ) from error
     return made
 
 
