@@ -37,6 +37,7 @@ FLOORS = {
     "dashboard": 4,
     "config": 4,
     "demo": 5,
+    "federation": 5,
     "cli": 5,
     "__main__": 5,
 }

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from insitu.core import tree
+from insitu.core import spans, tree
 from insitu.core.errors import DataError, PlanError
-from insitu.core.protocols import Answering, Engine
-from insitu.core.types import Client, Data, Population
+from insitu.core.events import Event
+from insitu.core.protocols import Answering, Engine, Store
+from insitu.core.types import Client, Data, Elsewhere, Population
 from insitu.names import find
 from insitu.rounds.plan import Plan
 
@@ -43,7 +47,7 @@ def check_clients(plan: Plan, clients: Population, seed: int) -> None:
     if len(clients) == 0:
         raise DataError("there are no clients: give at least one")
     plan.cohort.sample(len(clients), seed, 1)  # a cohort larger than the population says so here
-    if plan.learner is not None:
+    if plan.learner is not None and not isinstance(clients, Elsewhere):
         plan.learner.check(clients.at(0))
 
 
@@ -63,3 +67,24 @@ def chosen_engine(engine: Any, plan: Plan, clients: int, record: dict[str, Any] 
     if (reason := engine.refuses(plan)) is not None:
         raise PlanError(f"engine {engine.part_name()!r} cannot run this plan: {reason}")
     return engine
+
+
+@contextmanager
+def opened_store(store: Any) -> Iterator[Store | None]:
+    """A store out of a path or URL, closed at the end; a Store that was given stays open."""
+    if store is None or not isinstance(store, (str, Path)):
+        yield store
+        return
+    with spans.span("start", "open the store"):
+        from insitu.store.opened import open_store
+
+        file = open_store(store)
+    with closing(file) as opened:
+        yield opened
+
+
+def usual_observers() -> list[Callable[[Event], None]]:
+    """A few lines on stderr."""
+    from insitu.observe.lines import Lines
+
+    return [Lines()]

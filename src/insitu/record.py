@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import platform
+import secrets
+import time
 from importlib import metadata
 from typing import Any
 
 from insitu.core.errors import ResumeError
 from insitu.core.protocols import Store
 from insitu.version import __version__
+
+
+def new_id() -> str:
+    """What a run is called that was given no id: when it began, and four random digits."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
 def versions() -> dict[str, str]:

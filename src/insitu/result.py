@@ -96,7 +96,9 @@ class AskedModel:
     def predict(self, x: Any) -> Any:
         """Predictions [n]: every client answers for all of x [n, d]."""
         result = self.result
-        setting = Setting(result.plan, result.clients, result.memories, result.rounds, result.seed)
+        setting = Setting(
+            result.plan, result.clients, result.memories, result.rounds, result.seed, committed=result.rounds
+        )
         with closing(result.engine.open(setting)) as session:
             server = Server(result.id, result.plan, session, result.clients, result.memories, result.seed)
             return predict(server, Model(result.rounds, result.state), x)

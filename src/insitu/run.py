@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,19 @@ from typing import Any
 import numpy as np
 
 from insitu.core import checks, events, spans
-from insitu.core.errors import PlanError, ResumeError, RoundError, StoreError
-from insitu.core.protocols import Answering, Checkpoint, Engine, Setting, Store
+from insitu.core.errors import Halted, PlanError, ResumeError, RoundError, StoreError
+from insitu.core.protocols import Answering, Checkpoint, Engine, Session, Setting, Store, Waits
 from insitu.core.types import Data, Population
 from insitu.history import History
-from insitu.inputs import check_clients, chosen_engine, evaluation_data
+from insitu.inputs import check_clients, chosen_engine, evaluation_data, opened_store, usual_observers
 from insitu.interrupt import Interrupt
-from insitu.record import matching, versions
+from insitu.record import matching, new_id, versions
 from insitu.result import Result
 from insitu.rounds import evaluate as measuring
 from insitu.rounds.memory import Memories, usual_budget
 from insitu.rounds.plan import Plan
 from insitu.rounds.server import Model, Outcome, Server
+from insitu.seals import Seals
 from insitu.together import compare, going_on, unfinished
 
 HISTORY = (events.RoundCommitted, events.Evaluated, events.WireBytes)
@@ -45,6 +45,8 @@ def run(
     observers: Iterable[Callable[[events.Event], None]] | None = None,
     resume: str | None = None,
     memory_budget: int | str | None = None,
+    id: str | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Result:
     """Trains by a plan on clients' data, and returns the result.
 
@@ -59,6 +61,8 @@ def run(
     resume          the id of a run in the store: goes on where it was, with the same parts given again
     memory_budget   bytes, or text such as "512MB": what clients keep between rounds (SCAFFOLD's control variates,
                     personal layers) is in memory up to it, in a temporary file beyond; None: a quarter of the memory
+    id              what a new run is called; None: the time and four random digits
+    stop            asked before every round: where it says True, the run stops there as after Ctrl-C
 
     Raises PlanError, DataError, ResumeError, StoreError, or RoundError when rounds keep missing their quorum. Ctrl-C
     stops after the present round (the result's status is then "stopped"); a second one stops at once.
@@ -84,8 +88,10 @@ def run(
         ranks = engine.ranks() if engine else None
     if ranks and ranks.rank:
         store, observers = None, []  # rank 0 keeps the store, and says what there is to say
-    with Interrupt() as interrupt, _opened(store) as opened:
-        return _Loop(plan, clients, rounds, int(seed), test, interrupt, budget).go(engine, opened, observers, resume)
+    with Interrupt() as interrupt, opened_store(store) as opened:
+        return _Loop(plan, clients, rounds, int(seed), test, interrupt, budget, id, stop).go(
+            engine, opened, observers, resume
+        )
 
 
 @dataclass
@@ -97,10 +103,12 @@ class _Loop:
     test: Data | None
     interrupt: Interrupt
     budget: int
+    new_id: str | None = None
+    stop: Callable[[], bool] | None = None
 
     def go(self, engine: Any, store: Store | None, observers: Any, resume: str | None) -> Result:
         self.history, self.store, self._wanted = History(), store, False
-        self._observers = list(_default_observers() if observers is None else observers)
+        self._observers = list(usual_observers() if observers is None else observers)
         with spans.span("start", "first parameters"):
             start = None if self.plan.learner is None else self.plan.learner.init(self.seed)
             digest = self.plan.digest(start)
@@ -113,24 +121,24 @@ class _Loop:
             raise ResumeError(f"resume={resume!r} needs the store that holds the run: give store=…")
         record = None if resume is None or store is None else matching(store, resume, self._record(digest))
         engine = chosen_engine(engine, self.plan, len(self.clients), record)
-        self.id = record["id"] if record else _new_id()
+        self.id = record["id"] if record else self.new_id or new_id()
+        self._seals = Seals(self.id, store)
         checkpoint = store.load(self.id) if record and store else None
         memories = Memories(checkpoint.memories if checkpoint else None, self.budget)
         same = record is not None and record["engine"] == engine.config()
         self._pending: list[events.Event] = []  # what is to be said once the run has started
         self._started = False
         known, stored = record["choices"] if record and same else {}, store is not None
+        done = checkpoint.round if checkpoint else 0
         if self.ranks:
             self.id, known, stored = self.ranks.first([self.id, known, stored], "learning which run this is")
-        setting = Setting(self.plan, self.clients, memories, self.rounds, self.seed, known, self._notice, stored)
+        setting = Setting(self.plan, self.clients, memories, self.rounds, self.seed, known, self._notice, stored, done)
         with spans.span("start", f"open {engine.part_name()}"):
             session = engine.open(setting)
         try:
             choices = {"engine": engine.part_name(), **session.choices}
             if store and not record:
-                chosen = {"engine": engine.config(), "choices": session.choices}
-                with spans.span("store", "create"):
-                    store.create(self.id, {**self._record(digest), **chosen})
+                self._create(store, digest, engine, session)
             model = self._restored(start, checkpoint, resumed=record is not None)
             if self.ranks:
                 model = going_on(self.ranks, model, self.history)
@@ -145,7 +153,8 @@ class _Loop:
                 self._emit(notice)
             if store and record:
                 store.update(self.id, rounds=self.rounds, engine=engine.config(), choices=session.choices)
-            server = Server(self.id, self.plan, session, self.clients, memories, self.seed, self._clock(), self._asked)
+            clock = self._clock(session)
+            server = Server(self.id, self.plan, session, self.clients, memories, self.seed, clock, self._asked)
             return self._train(server, model, choices, engine)
         except BaseException as error:
             self._broken(error)
@@ -156,6 +165,11 @@ class _Loop:
             if store:
                 with spans.span("store", "flush"):
                     store.flush()
+
+    def _create(self, store: Store, digest: str, engine: Engine, session: Session) -> None:
+        chosen = {"engine": engine.config(), "choices": session.choices}
+        with spans.span("store", "create"):
+            store.create(self.id, {**self._record(digest), **chosen})
 
     def _restored(self, start: Any, checkpoint: Checkpoint | None, *, resumed: bool) -> Model:
         if self.store is None:
@@ -174,7 +188,7 @@ class _Loop:
     def _train(self, server: Server, model: Model, choices: dict[str, Any], engine: Engine) -> Result:
         began, status = time.monotonic(), "finished"
         while model.version < self.rounds:
-            if self.interrupt.wanted if self.ranks is None else self._wanted:
+            if self._is_wanted() if self.ranks is None else self._wanted:
                 status = "stopped"
                 break
             model = self._commit(server, model, self._round(server, model))
@@ -195,7 +209,8 @@ class _Loop:
     def _round(self, server: Server, model: Model) -> tuple[Outcome, float]:
         """One committed round; void ones before it are reported and drawn anew."""
         round = model.version + 1
-        for attempt in range(self.plan.policy.retries + 1):
+        attempts = 1 if self.plan.policy.missed == "stop" else self.plan.policy.retries + 1
+        for attempt in range(attempts):
             began = time.monotonic()
             with spans.span("other", f"round {round}"):
                 outcome = server.run_round(model, round, attempt)
@@ -211,14 +226,14 @@ class _Loop:
             else ""
         )
         raise RoundError(
-            f"round {round} was void {self.plan.policy.retries + 1} times ({outcome.reason}{first}); the model is"
+            f"round {round} was void {attempts} time{'s' * (attempts > 1)} ({outcome.reason}{first}); the model is"
             f" that of round {model.version}. Mend the clients, or change Policy(quorum=…, retries=…)"
         )
 
     def _commit(self, server: Server, model: Model, done: tuple[Outcome, float]) -> Model:
         outcome, seconds = done
         assert outcome.model is not None
-        model, down = outcome.model, outcome.bytes_down
+        before, model, down = model, outcome.model, outcome.bytes_down
         names, rows = measuring.rows(outcome.reports)
         self._emit(events.UpdatesArrived(self.id, model.version, names, rows, down))
         self._emit(
@@ -228,12 +243,14 @@ class _Loop:
                 down * outcome.asked, {**outcome.measures, **self.plan.algorithm.measures(model.state)},
             )
         )  # fmt: skip
+        if isinstance(server.session, Waits):
+            self._emit(self._seals.seal(server.session, before, outcome))
         every = self.plan.evaluate_every
         if every and (model.version % every == 0 or model.version == self.rounds):
             with spans.span("evaluate", f"evaluate round {model.version}"):
                 self._evaluate(server, model)
         if self.ranks:
-            self._wanted, sent = self.ranks.settle(self.interrupt.wanted)
+            self._wanted, sent = self.ranks.settle(self._is_wanted())
             self._emit(events.WireBytes(self.id, model.version, sent))
         if self.store:
             finished = model.version == self.rounds
@@ -243,11 +260,17 @@ class _Loop:
                 self.store.commit(self.id, Checkpoint(model.version, model.state, aside, changed, finished))
         return model
 
+    def _is_wanted(self) -> bool:
+        """Whether somebody wants the run to stop."""
+        return self.interrupt.wanted or (self.stop is not None and self.stop())
+
     def _follows(self) -> bool:
         """Whether this is a rank that learns from rank 0 where to go on."""
         return self.ranks is not None and self.ranks.rank > 0
 
-    def _clock(self) -> Callable[[], float]:
+    def _clock(self, session: Session) -> Callable[[], float]:
+        if isinstance(session, Waits):
+            return session.clock
         return self.ranks.clock if self.ranks else time.monotonic
 
     def _asked(self, round: int, asked: int) -> None:
@@ -255,14 +278,15 @@ class _Loop:
 
     def _broken(self, error: BaseException) -> None:
         """The run ends with an exception: other ranks, observers and the store are told, as far as they can be."""
-        text = f"{type(error).__name__}: {error}".splitlines()[0]
+        halted = isinstance(error, Halted)
+        text = str(error) if halted else f"{type(error).__name__}: {error}".splitlines()[0]
         if self.ranks:
             self.ranks.leave(text)
         with suppress(StoreError):
             done = len(self.history)
             self._emit(events.RunStopped(self.id, done, f"{text}; {done} rounds are committed"))
             if self.store:
-                status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+                status = "stopped" if halted or isinstance(error, KeyboardInterrupt) else "failed"
                 self.store.update(self.id, status=status)
 
     def _evaluate(self, server: Server, model: Model) -> None:
@@ -314,27 +338,3 @@ class _Loop:
         if self.store is None:
             return "nothing was stored (store=None), so this run cannot be resumed"
         return f"insitu.run(…, resume={self.id!r}), or insitu run FILE --resume {self.id}"
-
-
-def _new_id() -> str:
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-
-
-@contextmanager
-def _opened(store: Any) -> Iterator[Store | None]:
-    """A store out of a path or URL, closed at the end; a Store that was given stays open."""
-    if store is None or not isinstance(store, (str, Path)):
-        yield store
-        return
-    with spans.span("start", "open the store"):
-        from insitu.store.opened import open_store
-
-        file = open_store(store)
-    with closing(file) as opened:
-        yield opened
-
-
-def _default_observers() -> list[Callable[[events.Event], None]]:
-    from insitu.observe.lines import Lines
-
-    return [Lines()]

@@ -111,6 +111,8 @@ def engines() -> dict[str, Any]:
     """Every engine found on disk, each in the shapes in which its answer must be the same."""
     found: dict[str, Any] = {}
     for name in members("engines"):
+        if name == "https":
+            continue  # runs inside a coordinator: tests/federation has the same contract with real sites
         cls = find("engines", name)
         fields = {f.name for f in dataclasses.fields(cls)}
         if name == "vectorized":

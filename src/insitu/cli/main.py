@@ -9,6 +9,11 @@ import typer
 from insitu.cli.bench import bench
 from insitu.cli.demo import demo
 from insitu.cli.estimate import estimate
+from insitu.cli.federation.coordinator import coordinator
+from insitu.cli.federation.group import federation
+from insitu.cli.federation.look import status, watch
+from insitu.cli.federation.orders import model, pause, resume, stop, submit
+from insitu.cli.federation.site import site
 from insitu.cli.guard import Guarded
 from insitu.cli.launch import launch
 from insitu.cli.new import new
@@ -30,6 +35,10 @@ app = typer.Typer(
 for command in (new, run, launch, estimate, runs, show, partition, demo):
     app.command()(command)
 app.add_typer(bench)
+app.add_typer(federation)
+app.add_typer(site)
+for command in (coordinator, submit, status, watch, stop, pause, resume, model):
+    app.command()(command)
 
 
 def _version(wanted: bool) -> None:

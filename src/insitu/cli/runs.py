@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,8 +13,14 @@ from insitu.cli import screen, stores
 def runs(
     store: stores.StorePath = stores.DEFAULT,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    federation: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="List a federation's runs: its folder, or an operator's.")
+    ] = None,
 ) -> None:
-    """List the runs in a store, newest first."""
+    """List the runs in a store, or of a federation, newest first."""
+    if federation is not None:
+        _of_federation(federation, as_json)
+        return
     with stores.existing(store) as opened:
         found = [{**one, "wanted": opened.record(one["id"]).get("rounds")} for one in opened.runs()]
     if as_json:
@@ -25,6 +32,30 @@ def runs(
     else:
         header = ["run", "started", "status", "algorithm", "learner", "rounds", "last metrics"]
         typer.echo(screen.table([header, *map(_row, found)], right=len(header)))
+
+
+def _of_federation(folder: Path, as_json: bool) -> None:
+    from insitu.cli.federation.entries import moment
+    from insitu.cli.federation.places import connected
+    from insitu.core.part import to_json
+
+    with connected(folder) as operator:
+        found = operator.runs()
+    if as_json:
+        typer.echo(to_json(found))
+    elif not found:
+        typer.echo("this federation has no runs yet: `insitu submit plan.toml` starts one")
+    else:
+        header = ["run", "submitted", "by", "status", "algorithm", "learner", "rounds", "last metrics"]
+        rows = [
+            [
+                one["run"], moment(one["at"]), one["by"], one["status"],
+                *(str(one.get(key) or "").rpartition(":")[2] for key in ("algorithm", "learner")),
+                f"{one['rounds']}/{one['of']}", _last(one["metrics"]),
+            ]
+            for one in found
+        ]  # fmt: skip
+        typer.echo(screen.table([header, *rows], right=len(header)))
 
 
 def _row(one: dict[str, Any]) -> list[str]:

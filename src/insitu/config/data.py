@@ -56,7 +56,7 @@ class Examples:
 
 def population(table: DataTable, place: Place) -> tuple[Population, Data | None]:
     """The clients, and the central test set where there is one."""
-    found = _read(table.source, place.at("source"))
+    found = read(table.source, place.at("source"))
     if not isinstance(found, Examples):
         _refuse_for_clients(table, place)
         return found, None
@@ -68,7 +68,8 @@ def population(table: DataTable, place: Place) -> tuple[Population, Data | None]
         raise place.error(str(error)) from error
 
 
-def _read(source: Any, place: Place) -> Any:
+def read(source: Any, place: Place) -> Any:
+    """What a source gives: :class:`Examples`, or clients that are made already."""
     name, options = parts.named(source, place)
     function = parts.target_of(name, sets.reader, place)
     given = parts.arguments(function, options, place, name)

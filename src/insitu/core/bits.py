@@ -78,9 +78,10 @@ def _torch_raw(x: Any, where: str) -> tuple[str, Any]:
     return name, _numpy_raw(array, where)[1]
 
 
-def array(data: memoryview, name: str, kind: str, shape: tuple[int, ...], where: str) -> Any:
+def array(data: memoryview, name: str, kind: str, shape: tuple[int, ...], where: str, *, ours: bool = False) -> Any:
     """The array whose elements are ``data``: writable, in native byte order, sharing no memory with it.
 
+    ``ours``: the bytes are given to the array for good, so that it may lie in them.
     ``dtype(name, kind)`` is not None and ``data`` has as many bytes as dtype and shape say.
     Raises WireError for bytes that no array can hold, MissingExtra where a tensor needs torch and it is not there.
     """
@@ -91,7 +92,7 @@ def array(data: memoryview, name: str, kind: str, shape: tuple[int, ...], where:
         raise WireError(f"{where} is of dtype bool and has elements that are neither 0 nor 1: refuse its sender")
     if little.kind == "U" and flat.size and flat.view("<u4").max() > _LAST_CHARACTER:
         raise WireError(f"{where} is text with characters that do not exist: refuse its sender")
-    result = flat.astype(little.newbyteorder("="), copy=True).reshape(shape)
+    result = flat.astype(little.newbyteorder("="), copy=not ours).reshape(shape)
     if kind != "torch":
         return result[()] if kind == "scalar" else result
     tensor = arrays.to_torch(result)

@@ -17,6 +17,7 @@
     ├── Refusal          a request that is not answered, with a code that programs understand
     ├── ResumeError      a run that cannot be resumed with what was given
     ├── EngineError      the engine itself failed (not one client's work)
+    ├── Halted           a run is to pause or stop now: its engine raises it, and the run can be resumed
     ├── RoundError       rounds keep missing their quorum, so the run stops
     └── MissingExtra     an optional dependency is not installed; says the command that installs it
 
@@ -91,6 +92,10 @@ class EngineError(InsituError, RuntimeError):
 
 class RoundError(InsituError, RuntimeError):
     """A round was discarded and the policy says to stop."""
+
+
+class Halted(InsituError, RuntimeError):
+    """A run is to pause or stop, in the middle of a round: what is committed stays, and it can be resumed."""
 
 
 class MissingExtra(InsituError, ImportError):

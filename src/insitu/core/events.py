@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,6 +81,27 @@ class RoundCommitted(Event):
     bytes_down: int
     measures: dict[str, float] = field(default_factory=dict)
     """What the algorithm says of its state: the nodes' disagreement, the inertia."""
+
+
+@dataclass(frozen=True)
+class RoundSealed(Event):
+    """What a round that is committed was made of: written in the same transaction as its checkpoint.
+
+    accepted  [client, SHA-256 of its update's manifest], in the cohort's order; a client more than once where a round
+              has several steps
+    base      digest of the state that the round began with (of state and stages), ``model`` of the one after
+    previous  :meth:`digest` of the last round's seal, which makes a chain of them; empty in the first
+    """
+
+    accepted: list[list[str]]
+    base: str
+    model: str
+    previous: str
+
+    def digest(self) -> str:
+        """SHA-256 over all that it says, 64 hexadecimal digits."""
+        text = json.dumps(self.plain(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)

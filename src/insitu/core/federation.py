@@ -1,4 +1,4 @@
-"""What a federation keeps: who belongs to it, what was asked and told, and the bytes of it. Interfaces and plain values.
+"""What a federation keeps: who belongs to it, what was asked and told, and the bytes of it: interfaces and values.
 
 ``engines/https`` works with these; ``store`` keeps them, in SQLite or PostgreSQL and in a folder or a bucket.
 Times are seconds since 1970 (UTC), lengths bytes, digests the SHA-256 as 64 hexadecimal digits.
@@ -43,7 +43,10 @@ class Invitation:
 
 
 class CallKey(NamedTuple):
-    """One call of a session's ``run``: everyone in a cohort asked once. ``number`` counts calls of (run, round, kind)."""
+    """One call of a session's ``run``: everyone in a cohort asked once.
+
+    ``number`` counts the calls of (run, round, kind) from 0.
+    """
 
     run: str
     round: int
@@ -55,7 +58,7 @@ class CallKey(NamedTuple):
 class Entry:
     """Something that happened in a call. ``seq`` counts from 0 without gaps.
 
-    kind    ``accepted`` (data: ``manifest`` digest, ``bytes``), ``failed`` (data: ``error``), ``closed`` (data: ``reason``)
+    kind    ``accepted`` (data: ``manifest`` digest, ``bytes``), ``failed`` (``error``), ``closed`` (``reason``)
     client  whose; empty for ``closed``
     now     seconds the call had been open, by a clock that never goes back
     """

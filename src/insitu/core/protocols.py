@@ -349,6 +349,8 @@ class Setting:
     """Tells the user a sentence: a choice made, a slower path taken."""
     stored: bool = False
     """Whether there is a store, which wants every client's memory where it is kept."""
+    committed: int = 0
+    """Rounds that are committed already."""
 
 
 class Session(Protocol):
@@ -363,6 +365,24 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Ends everything that ``open`` started."""
+        ...
+
+
+@runtime_checkable
+class Waits(Protocol):
+    """A session that waits for clients of their own will, judges by the plan's policy when a call of ``run`` is
+    complete, and keeps what they told: a federation's."""
+
+    def expect(self, wanted: int) -> None:
+        """So many answers make the next call of ``run`` complete; without a word, all that are asked."""
+        ...
+
+    def clock(self) -> float:
+        """Seconds on the clock by which the server's policy judges again what this session has judged."""
+        ...
+
+    def seal(self, round: int, counted: Collection[str]) -> Sequence[Sequence[str]]:
+        """The round will be committed: [client, digest of its update's manifest] for each that ``counted``."""
         ...
 
 

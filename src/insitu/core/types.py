@@ -117,6 +117,15 @@ class InOnePiece(Protocol):
 
 
 @runtime_checkable
+class Elsewhere(Protocol):
+    """A population whose data are at other places: ``at`` raises DataError, and nobody looks at them from here."""
+
+    def where(self) -> str:
+        """Where they are, in words."""
+        ...
+
+
+@runtime_checkable
 class LooksAhead(Protocol):
     """A population that may load clients before they are asked for."""
 

@@ -21,7 +21,7 @@ import hashlib
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from insitu.core import arrays, bits
@@ -47,13 +47,22 @@ def encode(tree: Any) -> bytes:
     Peak memory is the result plus one copy of whatever is not contiguous or not on the CPU.
     Raises WireError, naming the path and the type, for anything that is not part of a tree.
     """
-    writer = _Writer(canonical=False)
-    header = writer.header(tree)
-    parts: list[Any] = [_PREAMBLE.pack(_MAGIC, VERSION, len(header)), header, *writer.payload]
+    parts = frame(tree)[0]
     check = hashlib.sha256()
     for part in parts:
         check.update(part)
     return b"".join([*parts, check.digest()])
+
+
+def frame(tree: Any) -> tuple[list[Any], list[dict[str, Any]]]:
+    """What :func:`encode` joins, without the SHA-256: the buffers one after another, and the table of tensors.
+
+    The payload's buffers are views of the arrays where these lie as they travel: nothing is copied, and the arrays
+    must not be changed meanwhile. Raises WireError as :func:`encode`.
+    """
+    writer = _Writer(canonical=False)
+    header = writer.header(tree)
+    return [_PREAMBLE.pack(_MAGIC, VERSION, len(header)), header, *writer.payload], writer.table
 
 
 def digest(tree: Any) -> str:
@@ -82,10 +91,57 @@ def decode(data: bytes | bytearray | memoryview) -> Any:
     """
     view = memoryview(data).cast("B")
     header, payload = _unframe(view)
+    return _rebuilt(header, _Held(payload))
+
+
+def decode_stream(take: Callable[[int], bytearray], length: int) -> tuple[Any, list[dict[str, Any]]]:
+    """The tree of a :func:`frame` of ``length`` bytes, and its table of tensors, without holding the bytes as well.
+
+    ``take(n)`` gives the next n bytes, which become the arrays' own: memory is the tree. Whoever gives them has
+    checked that they are those that were sent. Raises WireError as :func:`decode`.
+    """
+    if length < _PREAMBLE.size:
+        raise _damaged(f"{length} bytes are fewer than an empty tree has")
+    magic, version, size = _PREAMBLE.unpack(take(_PREAMBLE.size))
+    if magic != _MAGIC:
+        raise WireError(f"these bytes start with {magic!r}, so they are no tree: give what encode() wrote")
+    if version != VERSION or size > min(MAX_HEADER, length - _PREAMBLE.size):
+        raise _damaged(f"format {version} with a header of {size} bytes in {length}")
+    header = _header(bytes(take(size)))
+    return _rebuilt(header, _Coming(take, length - _PREAMBLE.size - size)), header["tensors"]
+
+
+def _rebuilt(header: dict[str, Any], payload: _Held | _Coming) -> Any:
     reader = _Reader(header["tensors"], payload)
     tree = reader.node(header["tree"], ())
     reader.finish()
     return tree
+
+
+class _Held:
+    """A payload that is in memory, and stays its owner's."""
+
+    ours = False
+
+    def __init__(self, view: memoryview) -> None:
+        self._view, self.length, self.at = view, len(view), 0
+
+    def take(self, count: int) -> memoryview:
+        self.at += count
+        return self._view[self.at - count : self.at]
+
+
+class _Coming:
+    """A payload that comes piece by piece, each the reader's own."""
+
+    ours = True
+
+    def __init__(self, take: Callable[[int], bytearray], length: int) -> None:
+        self._take, self.length, self.at = take, length, 0
+
+    def take(self, count: int) -> memoryview:
+        self.at += count
+        return memoryview(self._take(count))
 
 
 def _where(path: _Path) -> str:
@@ -211,11 +267,10 @@ def _no_constant(name: str) -> Any:
 class _Reader:
     """Rebuilds a tree; tensors must come in the table's order and fill the payload without gap or overlap."""
 
-    def __init__(self, table: list[Any], payload: memoryview) -> None:
+    def __init__(self, table: list[Any], payload: _Held | _Coming) -> None:
         self.table = table
         self.payload = payload
         self.used = 0
-        self.offset = 0
 
     def node(self, x: Any, path: _Path) -> Any:
         if len(path) > MAX_DEPTH:
@@ -241,18 +296,18 @@ class _Reader:
             raise _damaged(f"{where} is not tensor {self.used} of {len(self.table)}, which was due")
         entry = self.table[index]
         shape, nbytes = _shape(entry, path)
-        if entry["offset"] != self.offset or entry["nbytes"] != nbytes:
-            raise _damaged(f"{where} is not the {nbytes} bytes at {self.offset} that were due")
-        end = self.offset + nbytes
-        if end > len(self.payload):
-            raise _damaged(f"{where} ends at byte {end} of a payload of {len(self.payload)}")
-        raw = self.payload[self.offset : end]
-        self.used, self.offset = index + 1, end
-        return bits.array(raw, entry["dtype"], entry["kind"], shape, where)
+        at = self.payload.at
+        if entry["offset"] != at or entry["nbytes"] != nbytes:
+            raise _damaged(f"{where} is not the {nbytes} bytes at {at} that were due")
+        if at + nbytes > self.payload.length:
+            raise _damaged(f"{where} ends at byte {at + nbytes} of a payload of {self.payload.length}")
+        self.used = index + 1
+        raw = self.payload.take(nbytes)
+        return bits.array(raw, entry["dtype"], entry["kind"], shape, where, ours=self.payload.ours)
 
     def finish(self) -> None:
-        if self.used != len(self.table) or self.offset != len(self.payload):
-            raise _damaged(f"{self.offset} of {len(self.payload)} bytes belong to a tensor of the tree")
+        if self.used != len(self.table) or self.payload.at != self.payload.length:
+            raise _damaged(f"{self.payload.at} of {self.payload.length} bytes belong to a tensor of the tree")
 
 
 def _number(tag: str, text: str, path: _Path) -> int | float:

@@ -40,26 +40,43 @@ class Policy(Part):
                  with a world it is simulated time, and exact; otherwise it is measured when an answer arrives, so that
                  a round may exceed it by the work of one client or block
     retries      void rounds in a row, with new cohorts, before the run stops
+    missed       what becomes of a round whose deadline passes without its quorum: "retry" makes it void, and the next
+                 attempt asks another cohort; "wait" lets it go on until the quorum is there; "stop" stops the run
+    gone         a client that has not been heard of for so long has failed in this round; for engines that wait for
+                 clients of their own will (``https``), others hear of theirs at once
     """
 
     quorum: float = 0.0
     over_select: float = 0.0
     deadline: timedelta | None = None
     retries: int = 3
+    missed: Literal["retry", "wait", "stop"] = "retry"
+    gone: timedelta | None = None
 
     def __post_init__(self) -> None:
         checks.probability(quorum=self.quorum)
         checks.not_negative(over_select=self.over_select)
         if isinstance(self.retries, bool) or not isinstance(self.retries, int) or self.retries < 0:
             raise PlanError(f"Expected retries={self.retries!r} to be a whole number >= 0")
-        if self.deadline is not None:
-            if not isinstance(self.deadline, timedelta):
-                raise PlanError(f"Expected deadline={self.deadline!r} to be a timedelta: timedelta(minutes=5), say")
-            checks.positive(deadline=self.deadline.total_seconds())
+        if self.missed not in ("retry", "wait", "stop"):
+            raise PlanError(f'Expected missed={self.missed!r} to be "retry", "wait" or "stop"')
+        for name in ("deadline", "gone"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if not isinstance(value, timedelta):
+                raise PlanError(f"Expected {name}={value!r} to be a timedelta: timedelta(minutes=5), say")
+            checks.positive(**{name: value.total_seconds()})
+        if self.missed != "retry" and self.deadline is None and not self.quorum:
+            raise PlanError(f"missed={self.missed!r} is about a quorum that is missed: give quorum=… as well")
 
     def config(self) -> dict[str, object]:
-        seconds = None if self.deadline is None else self.deadline.total_seconds()
-        return {**super().config(), "deadline": seconds}
+        """In seconds; what is as usual and came later is left out, so that older runs can still be resumed."""
+        found = super().config()
+        for name in ("deadline", "gone"):
+            value = getattr(self, name)
+            found[name] = None if value is None else value.total_seconds()
+        return {k: v for k, v in found.items() if (k, v) not in (("missed", "retry"), ("gone", None))}
 
     def ask(self, wanted: int, population: int) -> int:
         """How many clients are asked where so many are wanted."""
@@ -80,12 +97,19 @@ class Policy(Part):
         late = self.deadline is not None and now - state.since > self.deadline.total_seconds()
         if state.arrived >= state.wanted > 0:
             return state._replace(effect="commit")
-        if late or state.arrived + state.failed >= state.asked:
+        all_heard = state.arrived + state.failed >= state.asked
+        if late and not all_heard and self.missed == "wait" and state.arrived < self.least(state.wanted):
+            return state
+        if late or all_heard:
             return self._judge(state, "the deadline passed" if late else "all have answered or failed")
         return state
 
+    def least(self, wanted: int) -> int:
+        """How many answers a round needs to count, where so many are wanted."""
+        return max(1, _share(self.quorum, wanted))
+
     def _judge(self, state: Opened, why: str) -> Opened:
-        least = max(1, _share(self.quorum, state.wanted))
+        least = self.least(state.wanted)
         if state.arrived >= least:
             return state._replace(effect="commit")
         reason = f"{why}: {state.arrived} of {state.asked} clients answered, the quorum is {least}"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from insitu.core import spans, tree
-from insitu.core.protocols import Session, Stepwise, TakesSteps
+from insitu.core.protocols import Session, Stepwise, TakesSteps, Waits
 from insitu.core.types import Answer, ByClient, Context, Failure, Folded, Kind, LooksAhead, Population, Report, Task
 from insitu.rounds import virtual
 from insitu.rounds.buffered import USUAL_WORLD, Buffered, Sky, next_arrivals
@@ -206,6 +206,8 @@ class Server:
 
     def _gather(self, tasks: Iterable[Task], round: int, places: np.ndarray, wanted: int) -> Heard:
         policy, fold = self.plan.policy, Fold(self.plan)
+        if isinstance(self.session, Waits):
+            self.session.expect(wanted)
         opened = policy.open(len(places), wanted, self.clock())
         with closing(self._answers(tasks)) as answers:
             for item in answers:

@@ -10,10 +10,19 @@ from typing import Any, Protocol
 from insitu.core.errors import Refusal
 from insitu.core.federation import Role
 from insitu.engines.https.codes import CODES
+from insitu.version import __version__
 
+PROTOCOL = 1
+"""The version of what is said. A caller that is one version older or newer is answered."""
+HEADERS = {"insitu-protocol": str(PROTOCOL), "insitu-version": __version__}
+"""What stands in each request and each answer."""
 MAX_JSON = 16 * 2**20
 """The largest JSON body in bytes."""
 MAX_NESTING = 32
+
+
+class Gone(ConnectionError):
+    """The caller is no longer there; raised by a request's body. What has arrived is worth keeping."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,23 @@ class Request:
     arguments: Mapping[str, str] = field(default_factory=dict)
     """What stands in the place of ``{…}`` in the route's path."""
     address: str = ""
+
+    async def value(self, most: int = MAX_JSON) -> Any:
+        """The body as JSON, of at most ``most`` bytes; an empty one is ``{}``. Raises Refusal."""
+        found = bytearray()
+        if self.body is not None:
+            async for piece in self.body:
+                found += piece
+                if len(found) > most:
+                    raise Refusal("TOO_LARGE", f"the body of {self.method} {self.path[:200]} may have {most} bytes")
+        return parsed(bytes(found)) if found else {}
+
+    async def table(self, most: int = MAX_JSON) -> dict[str, Any]:
+        """The body as a JSON object. Raises Refusal BAD_REQUEST where it is something else."""
+        value = await self.value(most)
+        if not isinstance(value, dict):
+            raise Refusal("BAD_REQUEST", f"the body of {self.method} {self.path[:200]} should be a JSON object")
+        return value
 
 
 @dataclass
@@ -105,7 +131,7 @@ class Reply:
 
 
 class Transport(Protocol):
-    """How a site or an operator reaches its coordinator. Raises OSError (ConnectionError, TimeoutError) where it cannot.
+    """How a site or an operator reaches its coordinator. Raises OSError (ConnectionError, TimeoutError) if it cannot.
 
     ``timeout``: seconds without a byte in either direction before it gives up.
     """

@@ -1,0 +1,1 @@
+"""What the coordinator answers, by path: handlers from requests to answers, without a socket."""

@@ -1,0 +1,1 @@
+"""The rules of a call: everyone in a cohort asked once."""

@@ -1,0 +1,1 @@
+"""The coordinator's port: TLS, limits, and HTTP requests as values for the handlers."""

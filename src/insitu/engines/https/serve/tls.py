@@ -1,0 +1,112 @@
+"""TLS on the coordinator's port: version 1.3 only, certificates of its own authority only, and none at all for enrolment.
+
+The handshake is asyncio's, with two changes: buffers of 64 kB instead of 256 kB (an idle site costs its buffer), and a
+certificate that is refused can be named. OpenSSL forgets it when it is refused, so it is taken from the handshake's
+messages as they pass; after the handshake nothing listens any more, as that would cost time for each record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from asyncio import sslproto
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from cryptography import x509
+
+from insitu.core.errors import ConfigError
+from insitu.engines.https.authority.names import shown
+
+_HANDSHAKE, _CERTIFICATE = 22, 11
+
+
+def server_context(chain: Path, key: Path, bundle: Path) -> ssl.SSLContext:
+    """A context for a coordinator with these PEM files. Raises ConfigError where they do not fit together."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3
+    try:
+        context.load_cert_chain(chain, key)
+        context.load_verify_locations(bundle)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"{chain}, {key} and {bundle} are no certificate, key and authority: {error}") from error
+    context.verify_mode = ssl.CERT_OPTIONAL  # who has none may enrol, and nothing else
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    context.num_tickets = 0  # no resumption: each connection shows its certificate, and nothing can be replayed early
+    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+class Witness:
+    """A pair of contexts: one that notes the certificate which a caller shows, and one for after the handshake."""
+
+    def __init__(self, make: Callable[[], ssl.SSLContext]) -> None:
+        self._shown: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
+        self.quiet = make()
+        self.context = make()
+        if hasattr(self.context, "_msg_callback"):  # without it a refused certificate is logged by its address only
+            self.context._msg_callback = self._note
+
+    def _note(self, owner: Any, direction: str, version: Any, content: Any, kind: Any, data: bytes) -> None:
+        if direction == "read" and content == _HANDSHAKE and kind == _CERTIFICATE and owner is not None:
+            self._shown[owner] = bytes(data[:65536])
+
+    def certificate(self, owner: Any) -> x509.Certificate | None:
+        """The certificate that was shown on this connection, verified or not."""
+        message = self._shown.get(owner)
+        try:
+            return None if message is None else x509.load_der_x509_certificate(_first(message))
+        except Exception:  # a stranger's bytes: what they are is for OpenSSL to judge, this is for the log only
+            return None
+
+
+def _first(message: bytes) -> bytes:
+    """The first certificate in a TLS 1.3 Certificate message (RFC 8446, section 4.4.2)."""
+    at = 4 + 1 + message[4] + 3
+    length = int.from_bytes(message[at : at + 3], "big")
+    return message[at + 3 : at + 3 + length]
+
+
+class Handshake(sslproto.SSLProtocol):
+    """asyncio's TLS for one accepted connection. ``ready`` ends with the handshake, or with what went wrong in it."""
+
+    max_size = 64 * 1024
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, app: asyncio.BaseProtocol, witness: Witness, seconds: float):
+        self.ready: asyncio.Future[None] = loop.create_future()
+        self._witness = witness
+        super().__init__(
+            loop, app, witness.context, self.ready, server_side=True, ssl_handshake_timeout=seconds,
+            ssl_shutdown_timeout=5.0,
+        )  # fmt: skip
+
+    def quieten(self) -> None:
+        """Called when the handshake is over: from here on no message is looked at."""
+        self._sslobj.context = self._witness.quiet
+
+    def close(self) -> None:
+        """Ends a connection that was never made."""
+        transport = self._transport
+        if transport is not None:
+            transport.abort()
+
+    def certificate(self) -> x509.Certificate | None:
+        """What the caller showed, whether it was accepted or not."""
+        return self._witness.certificate(self._sslobj)
+
+
+def described(certificate: x509.Certificate | None) -> str:
+    """A certificate for a log line: subject, issuer, serial and dates, escaped."""
+    if certificate is None:
+        return "no certificate seen"
+    try:
+        return (
+            f"certificate {shown(certificate.subject.rfc4514_string(), 120)} of "
+            f"{shown(certificate.issuer.rfc4514_string(), 120)}, serial {certificate.serial_number:x}, valid "
+            f"{certificate.not_valid_before_utc:%Y-%m-%d %H:%M} to {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
+        )
+    except Exception:
+        return "a certificate that cannot be read"

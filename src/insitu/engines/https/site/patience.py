@@ -1,0 +1,44 @@
+"""Trying again: with growing pauses, for as long as it may help, and never without a word."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from random import Random
+from typing import TypeVar
+
+from insitu.core.errors import Refusal
+from insitu.engines.https.codes import RETRY
+
+T = TypeVar("T")
+SHORTEST, LONGEST = 0.5, 60.0
+"""Seconds between attempts: from the first to the last."""
+
+
+class Patience:
+    """Exponential back-off with full jitter (each pause is drawn uniformly, so that sites do not come all at once)."""
+
+    def __init__(self, random: Random, say: Callable[[str], None], longest: float = LONGEST) -> None:
+        self._random, self._say, self._longest = random, say, longest
+
+    async def until(self, what: str, attempt: Callable[[], Awaitable[T]]) -> T:
+        """What the attempt gives, once it does. Raises a Refusal that another attempt would not cure."""
+        tried = 0
+        while True:
+            try:
+                return await attempt()
+            except OSError as error:
+                why, least = f"{type(error).__name__}: {error}", 0.0
+            except Refusal as refusal:
+                if refusal.code not in RETRY:
+                    raise
+                why, least = f"{refusal.code}: {refusal}", refusal.retry_after or 0.0
+            tried += 1
+            await self.pause(what, tried, why, least)
+
+    async def pause(self, what: str, tried: int, why: str, least: float = 0.0) -> None:
+        """Waits after so many attempts in a row, ``least`` seconds at least."""
+        seconds = max(least, self._random.uniform(0, min(self._longest, SHORTEST * 2 ** min(tried, 16))))
+        if tried in (1, 3) or tried % 10 == 0:
+            self._say(f"{what}: {why}; attempt {tried}, again in {seconds:.1f} s")
+        await asyncio.sleep(seconds)

@@ -1,0 +1,49 @@
+"""Where a federation keeps things: its settings' addresses become a ledger, a store of runs, and blobs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from insitu.core.federation import Blobs
+from insitu.federation.folder import Folder
+from insitu.federation.settings import Settings
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is durable: ``ledger`` and ``store`` in one database, under one leadership, and ``blobs``."""
+
+    ledger: Any
+    store: Any
+    blobs: Blobs
+
+    def close(self) -> None:
+        """Lets go of the files and connections."""
+        self.store.close()
+        self.ledger.close()
+
+
+def opened(folder: Folder, settings: Settings) -> Kept:
+    """Everything, opened; made where it is not there. Raises StoreError, ConfigError or MissingExtra."""
+    from insitu.store.opened import AT_ONCE, open_blobs, open_store
+
+    ledger = ledger_of(folder, settings)
+    try:
+        store = open_store(_place(folder, settings.store.url), ledger=ledger, behind=AT_ONCE)
+        return Kept(ledger, store, open_blobs(_place(folder, settings.blobs.url)))
+    except BaseException:
+        ledger.close()
+        raise
+
+
+def ledger_of(folder: Folder, settings: Settings) -> Any:
+    """The ledger alone."""
+    from insitu.store.opened import open_ledger
+
+    return open_ledger(_place(folder, settings.store.url))
+
+
+def _place(folder: Folder, url: str) -> str:
+    """A URL as it is; what is none is a path in the federation's folder."""
+    return url if "://" in url else str(folder.path / url)

@@ -1,0 +1,361 @@
+"""The runs of a federation: queue, threads, orders. Larger because one desk decides what becomes of every run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from insitu.core import wire
+from insitu.core.errors import InsituError, Refusal, StoreError
+from insitu.core.federation import Ledger, Submitted
+from insitu.core.protocols import Engine, Store
+from insitu.core.types import Population
+from insitu.federation import status, tables
+from insitu.federation.live import Live, plain_events
+from insitu.federation.logs import Tell
+from insitu.federation.metrics import Rounds
+from insitu.federation.settings import RunsTable
+from insitu.history import History
+
+Order = Literal["stop", "pause", "resume"]
+TICK = 1.0
+"""Seconds between two looks at who is enrolled, while a run waits for sites."""
+MOST = 500
+"""Events that are told at once."""
+
+
+class Backend(Protocol):
+    """What trains: the exchange with the sites. May be called from any thread."""
+
+    def engine(self, run: str, tables: Mapping[str, Any]) -> Engine:
+        """The engine for a run."""
+        ...
+
+    def population(self, run: str) -> Population:
+        """The sites that take part in a run, as the ledger's roster says."""
+        ...
+
+    def status(self, run: str) -> Mapping[str, Any]:
+        """What is open in a run now; empty where nothing is."""
+        ...
+
+    def halt(self, run: str, why: str) -> None:
+        """Makes the run's session raise Halted, now or when it is next used."""
+        ...
+
+    def release(self, run: str) -> None:
+        """The run may be worked on again: undoes ``halt``."""
+        ...
+
+
+class Desk:
+    """Starts, holds and ends runs. ``begin`` is called when this process leads, ``end`` when it no longer does.
+
+    tell  the log; ``note`` the audit log: who, what, data
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        store: Store,
+        backend: Backend,
+        settings: RunsTable,
+        code: Path,
+        tell: Tell,
+        rounds: Rounds,
+        note: Callable[[str, str, Mapping[str, Any]], None],
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.ledger, self.store, self.backend = ledger, store, backend
+        self.settings, self.code, self.tell, self.rounds, self.now = settings, code, tell, rounds, now
+        self.note = note
+        self._lock = threading.RLock()
+        self._wake = threading.Condition(self._lock)
+        self._runs: dict[str, Submitted] = {}
+        self._live: dict[str, Live] = {}
+        self._ending = False
+        self._thread: threading.Thread | None = None
+        self._listeners: list[Callable[[], None]] = []
+
+    # ------------------------------------------------------------ with the process
+
+    def begin(self) -> None:
+        """Takes up all runs that were queued or running."""
+        runs = {run.run: run for run in self.ledger.submitted()}
+        with self._lock:
+            self._ending, self._runs = False, runs
+        for run in list(runs.values()):
+            if run.status == "stopping":
+                self._mark(run.run, "stopped", run.reason)
+        self._thread = threading.Thread(target=self._dispatch, name="runs", daemon=True)
+        self._thread.start()
+
+    def end(self, why: str, wait: float = 30.0) -> bool:
+        """Halts all runs where they are, to be taken up again; whether all threads have ended in time."""
+        until = time.monotonic() + wait
+        with self._wake:
+            self._ending = True
+            live = list(self._live.values())
+            self._wake.notify_all()
+        for one in live:
+            one.halt(why)
+        threads = [one.thread for one in live if one.thread is not None]
+        threads += [self._thread] if self._thread is not None else []
+        for thread in threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        return not any(thread.is_alive() for thread in threads)
+
+    # ------------------------------------------------------------ what operators do
+
+    def submit(self, told: Mapping[str, Any], name: str, by: str) -> str:
+        """Checks the tables, puts a run into the queue, and returns its id."""
+        own, _ = tables.without_others(told)
+        run = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(self.now()))}-{secrets.token_hex(2)}"
+        try:
+            tables.submitted(own, run, self.code).plan()
+        except InsituError as error:
+            raise Refusal("BAD_REQUEST", f"the plan cannot be made on the coordinator: {error}") from error
+        submitted = Submitted(run, own, by, self.now())
+        self.ledger.submit(submitted)
+        self.note(by, "submit", {"run": run, "name": name, "tables": own})
+        with self._wake:
+            self._runs[run] = submitted
+            self._wake.notify_all()
+        self.tell("info", "run submitted", run=run, by=by, name=name)
+        return run
+
+    def order(self, run: str, order: Order, by: str) -> str:
+        """Stops, pauses or resumes a run, and returns its status."""
+        with self._wake:
+            submitted = self._known(run)
+            run, before = submitted.run, submitted.status
+            live = self._live.get(run)
+            after = _after(order, before, live is not None)
+            if after is None:
+                raise Refusal("BAD_STATE", f"run {run} is {before}, and cannot be told to {order}")
+            if after != before:
+                self._mark(run, after, "" if order == "resume" else f"by {by}")
+                self.note(by, order, {"run": run, "status": after})
+                self.tell("info", f"run told to {order}", run=run, by=by)
+            if live is not None and order != "resume":
+                live.halt(f"told to {order} by {by}")
+            self._wake.notify_all()
+        self.changes()
+        return after
+
+    # ------------------------------------------------------------ what is told of runs
+
+    def listing(self) -> list[dict[str, Any]]:
+        """All runs in short, newest first."""
+        known = {one["id"]: one for one in self.store.runs()}
+        with self._lock:
+            runs = list(self._runs.values()) or self.ledger.submitted()
+        return [self._short(run, known.get(run.run)) for run in reversed(runs)]
+
+    def status(self, run: str) -> dict[str, Any]:
+        """Why it is waiting, and all else that is known of it now."""
+        with self._lock:
+            submitted = self._known(run)
+            live = self._live.get(submitted.run)
+        history = self._history(submitted.run, live)
+        row = history[-1] if len(history) else {}
+        of = int((submitted.tables.get("run") or {}).get("rounds", 0))
+        return status.compose(
+            submitted.run, submitted.status, submitted.reason, committed=len(history), of=of,
+            call=self.backend.status(submitted.run) if live else {},
+            voids=live.voids if live else 0, retries=live.retries if live else 0,
+            trouble=live.trouble if live else "", starting=self._starting(submitted), history=row,
+        )  # fmt: skip
+
+    def events(self, run: str, after: int) -> tuple[list[dict[str, Any]], int]:
+        """Events after the one of this number, and the number of the last that is told."""
+        with self._lock:
+            submitted = self._known(run)
+            live = self._live.get(submitted.run)
+        found = live.events() if live else plain_events(self.store, submitted.run)
+        if after > len(found):
+            after = 0  # rounds that were not committed were forgotten in a restart: told anew
+        last = min(len(found), after + MOST)
+        return [{"seq": after + 1 + i, **event} for i, event in enumerate(found[after:last])], last
+
+    def model(self, run: str) -> bytes:
+        """The variables after the last committed round."""
+        with self._lock:
+            submitted = self._known(run)
+        try:
+            checkpoint = self.store.load(submitted.run)
+        except InsituError as error:
+            raise Refusal("BAD_STATE", f"run {submitted.run} has no model yet: {error}") from error
+        if checkpoint is None:
+            raise Refusal("BAD_STATE", f"run {submitted.run} has no model yet, as no round is committed")
+        plan = tables.submitted(submitted.tables, submitted.run, self.code).plan()
+        return wire.encode(vars(plan.algorithm.params(checkpoint.state)))
+
+    async def changed(self, wait: float) -> None:
+        """Returns when something has happened in a run, or after so many seconds (one at most: nobody is forgotten)."""
+        loop, event = asyncio.get_running_loop(), asyncio.Event()
+
+        def told() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop may be gone by then
+                loop.call_soon_threadsafe(event.set)
+
+        with self._lock:
+            self._listeners.append(told)
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(event.wait(), min(wait, 1.0))
+        finally:
+            with self._lock:
+                self._listeners.remove(told)
+
+    def changes(self) -> None:
+        """Something has happened: whoever waits for that is told."""
+        with self._lock:
+            listeners = list(self._listeners)
+        for listener in listeners:
+            listener()
+
+    def ending(self) -> bool:
+        """Whether nothing more will happen here."""
+        return self._ending
+
+    def live(self) -> int:
+        """Runs that are trained now."""
+        with self._lock:
+            return len(self._live)
+
+    # ------------------------------------------------------------ the queue
+
+    def _dispatch(self) -> None:
+        while True:
+            with self._wake:
+                if self._ending:
+                    return
+                waiting = [run for run in self._runs.values() if self._startable(run)]
+                room = self.settings.at_once - len(self._live)
+            try:
+                if waiting:
+                    declared, enrolled = self._sites()
+                    for run in waiting[: max(0, room)]:
+                        if self._ready(run, declared, enrolled):
+                            self._start(run)
+            except StoreError as error:
+                self.tell("error", "the queue cannot be worked off", error=str(error))
+            with self._wake:
+                if not self._ending:
+                    self._wake.wait(TICK if waiting else 60.0)
+
+    def _startable(self, run: Submitted) -> bool:
+        return run.status in ("queued", "running") and run.run not in self._live
+
+    def _sites(self) -> tuple[list[str], list[str]]:
+        members = [m for m in self.ledger.members() if m.role == "site" and m.revoked is None]
+        return [m.name for m in members if m.declared], [m.name for m in members]
+
+    def _ready(self, run: Submitted, declared: list[str], enrolled: list[str]) -> bool:
+        if self.ledger.roster(run.run):
+            return True
+        if len(declared) < self.settings.sites:
+            return False
+        if len(declared) < len(enrolled) and self.now() - run.at < self.settings.patience:
+            return False
+        self.ledger.admit(run.run, declared, 1)
+        return True
+
+    def _start(self, run: Submitted) -> None:
+        with self._wake:
+            if self._ending or not self._startable(self._runs[run.run]):
+                return
+            self._mark(run.run, "running")
+            self.backend.release(run.run)
+            live = self._live[run.run] = Live(run, self)
+            live.thread = threading.Thread(target=self._train, args=(live,), name=f"run {run.run}", daemon=True)
+        live.thread.start()
+
+    def _train(self, live: Live) -> None:
+        run = live.run.run
+        outcome, reason = live.go()
+        with self._wake:
+            self._live.pop(run, None)
+            if not outcome and self._runs[run].status == "stopping" and not self._ending:
+                outcome, reason = "stopped", self._runs[run].reason
+            if outcome:
+                with contextlib.suppress(StoreError):  # as a restart finds it, it is taken up again and ends again
+                    self._mark(run, outcome, reason)
+            self._wake.notify_all()
+        self.tell("info", "run ended" if outcome else "run halted", run=run, status=outcome, reason=reason)
+        self.changes()
+
+    # ------------------------------------------------------------ small things
+
+    def _known(self, run: str) -> Submitted:
+        """The run that has this id, alone begins with it, or is ``last``."""
+        runs = self._runs or {one.run: one for one in self.ledger.submitted()}
+        found = [one for key, one in runs.items() if run and key.startswith(run)]
+        if run in runs or (run == "last" and runs):
+            return runs[run] if run in runs else list(runs.values())[-1]
+        if len(found) != 1:
+            why = f"{len(found)} runs begin with it" if found else "see `insitu runs --federation FOLDER`"
+            raise Refusal("NOT_FOUND", f"there is no run {run[:60]!r}: {why}")
+        return found[0]
+
+    def _mark(self, run: str, status: str, reason: str = "") -> None:
+        self.ledger.mark(run, status, reason)
+        with self._lock:
+            old = self._runs[run]
+            self._runs[run] = Submitted(old.run, old.tables, old.by, old.at, status, reason)
+
+    def _history(self, run: str, live: Live | None) -> History:
+        history = History()
+        found = live.events() if live else plain_events(self.store, run)
+        for event in found:
+            if event["event"] in ("RoundCommitted", "Evaluated"):
+                history.take(event)
+        return history
+
+    def _short(self, run: Submitted, known: Mapping[str, Any] | None) -> dict[str, Any]:
+        of = (run.tables.get("run") or {}).get("rounds")
+        names = {key: ((known or {}).get("config") or {}).get(key) or run.tables.get(key) for key in _NAMED}
+        return {
+            "run": run.run, "status": run.status, "reason": run.reason, "by": run.by, "at": run.at, "of": of,
+            "rounds": (known or {}).get("rounds", 0), "metrics": (known or {}).get("metrics", {}),
+            **{key: value.get("name") if isinstance(value, Mapping) else value for key, value in names.items()},
+        }  # fmt: skip
+
+    def _starting(self, run: Submitted) -> str:
+        if run.status != "queued":
+            return ""
+        declared, enrolled = self._sites()
+        missing = [name for name in enrolled if name not in declared]
+        if len(declared) < self.settings.sites:
+            some = f" ({', '.join(missing)})" if missing else ""
+            return (
+                f"it starts when {self.settings.sites} sites have said what data they have; {len(declared)} have,"
+                f" {len(missing)} that are enrolled have not{some}"
+            )
+        left = self.settings.patience - (self.now() - run.at)
+        if missing and left > 0:
+            return f"it starts when {', '.join(missing)} have connected, or in {status.duration(left)} without them"
+        return ""
+
+
+_NAMED = ("algorithm", "learner")
+
+
+def _after(order: Order, before: str, live: bool) -> str | None:
+    """The status after an order; None where it makes no sense."""
+    if order == "stop":
+        if before in ("queued", "paused", "failed", "stopped"):
+            return "stopping" if live else "stopped"
+        return "stopping" if before in ("running", "stopping") else None
+    if order == "pause":
+        return "paused" if before in ("queued", "running", "paused") else None
+    if before in ("paused", "failed", "stopped"):
+        return "queued"
+    return before if before in ("queued", "running") else None
