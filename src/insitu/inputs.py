@@ -71,14 +71,14 @@ def chosen_engine(engine: Any, plan: Plan, clients: int, record: dict[str, Any] 
 
 @contextmanager
 def opened_store(store: Any) -> Iterator[Store | None]:
-    """A store out of a path, closed at the end; a Store that was given stays open."""
+    """A store out of a path or URL, closed at the end; a Store that was given stays open."""
     if store is None or not isinstance(store, (str, Path)):
         yield store
         return
     with spans.span("start", "open the store"):
-        from insitu.store.sqlite import SqliteStore
+        from insitu.store.opened import open_store
 
-        file = SqliteStore(store)
+        file = open_store(store)
     with closing(file) as opened:
         yield opened
 

@@ -55,9 +55,10 @@ def free_port():
 class Federation:
     """The folder ``study``, a coordinator and sites; all that was started is ended by ``close``."""
 
-    def __init__(self, folder: Path, rounds: int = 4, settings: str = "") -> None:
+    def __init__(self, folder: Path, rounds: int = 4, settings: str = "", hosts: tuple[str, ...] = ()) -> None:
         self.folder, self.port, self.running = folder, free_port(), {}
-        self.call("federation", "init", "study", "--port", self.port)
+        named = [word for host in hosts for word in ("--host", host)]
+        self.call("federation", "init", "study", "--port", self.port, *named)
         if settings:
             with (folder / "study" / "federation.toml").open("a", encoding="utf-8") as file:
                 file.write(settings)

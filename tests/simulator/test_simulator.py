@@ -82,7 +82,7 @@ def test_it_finds_an_acknowledgement_that_comes_before_the_journal() -> None:
     async def early(self, event):
         from insitu.engines.https.calls import machine
 
-        state, effects = machine.step(self.state, event, self.now())
+        _, effects = machine.step(self.state, event, self.now())
         if any(isinstance(effect, Records) for effect in effects) and isinstance(event, machine.Arrives):
             self._inbox.put_nowait((event, self._loop.create_future()))
             return effects

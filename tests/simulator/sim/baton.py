@@ -1,4 +1,4 @@
-"""A blocking function beside the loop, in lock step: one of the two goes at a time, so that chance has no part in it."""
+"""A blocking function beside the loop, in lock step: one of the two goes at a time, and chance has no part in it."""
 
 from __future__ import annotations
 

@@ -253,7 +253,7 @@ class Checks:
                 raise Broken(f"round {seal.round}: its accepted updates folded again give another model")
 
     def _call_of(self, seal: RoundSealed) -> Call:
-        wanted = {name: manifest for name, manifest in seal.accepted}
+        wanted = dict(map(tuple, seal.accepted))
         for (round, kind, _), call in self.calls.items():
             if round == seal.round and kind == "train" and wanted.items() <= call.accepted().items():
                 return call

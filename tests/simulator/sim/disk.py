@@ -1,4 +1,4 @@
-"""A disk that forgets what was not synced, tears it, and may be full; for the coordinator's blobs and a site's folder."""
+"""A disk that forgets what was not synced, tears it, and may be full: for the coordinator's blobs, a site's folder."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from sqlalchemy.exc import OperationalError
@@ -29,7 +29,7 @@ class Chances:
     """The share of hit failpoints that say that the disk is full or broken."""
     stranger: float = 0.0
     revoked: bool = False
-    weather: Weather = Weather()
+    weather: Weather = field(default_factory=Weather)
     until: float = 1500.0
     """Virtual seconds, after which everything works."""
 
@@ -52,7 +52,7 @@ class Chances:
             coordinator_dies=some(150, 0.7), site_dies=some(120, 0.7), parted=some(150), full=some(250, 0.4),
             clock=some(150, 0.4), pause=some(200, 0.4), at_failpoint=random.choice((0.0, 0.0, 0.005, 0.02)),
             error_at=random.choice((0.0, 0.0, 0.0, 0.005)), stranger=some(60, 0.3), revoked=random.random() < 0.1,
-            weather=weather, until=random.uniform(200, 1200),
+            weather=weather, until=random.uniform(150, 900),
         )  # fmt: skip
 
 

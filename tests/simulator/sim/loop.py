@@ -11,9 +11,8 @@ from typing import Any
 
 from insitu.core import failpoints
 
-
 TURN = 1e-6
-"""Virtual seconds that a turn takes: time never stands still, or what waits for the rest of a rounding would for ever."""
+"""Virtual seconds that a turn takes: if time stood still, what waits for the rest of a rounding would for ever."""
 
 
 class Died(BaseException):

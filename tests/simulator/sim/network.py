@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
 
 from insitu.engines.https.api.table import Table
 from insitu.engines.https.http import Gone, Peer, Reply, Request, Response
@@ -227,5 +226,3 @@ async def _streamed(data: bytes, length: int) -> AsyncIterator[bytes]:
 
 def _name(sent: Sent) -> str:
     return "a stranger" if sent.peer is None else sent.peer.name
-
-

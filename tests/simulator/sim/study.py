@@ -101,7 +101,7 @@ class Study:
         return {"examples": len(client.data), "holdout": holdout, "features": [FEATURES], "classes": classes}
 
     def undisturbed(self) -> str:
-        """The digest of the model after the last round, where everyone answers and nothing fails: all in one process."""
+        """The digest of the last round's model, where everyone answers and nothing fails: all in one process."""
         assert not self.late
         run = self.tables["run"]
         done = insitu.run(

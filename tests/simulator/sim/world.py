@@ -7,32 +7,36 @@ import gc
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 from insitu.core.errors import StoreError
 from insitu.core.federation import Member
-from insitu.engines.https.http import Peer
+from insitu.engines.https.api import chunks, tasks
+from insitu.engines.https.calls import intake
+from insitu.engines.https.wire import manifest, packing
 from insitu.store.ledger.sqlite import SqliteLedger
 from sim.checks import Broken, Checks
 from sim.coordinator import Coordinator
 from sim.disk import Platter
 from sim.faults import Chances, Strikes
+from sim.hazards import Hazards
 from sim.loop import CURRENT, Died, Process, VirtualLoop, run
-from sim.network import Fate, Network, Sent, Weather
+from sim.network import Network, Sent, Weather
 from sim.site import Site, serial_of
 from sim.study import Study
 from sim.trace import Trace
 
 LONGEST = 1200.0
 """Virtual seconds within which a round commits once nothing goes wrong any more."""
-WHEN_FULL = 200
-"""Bytes that fit on a disk that is said to be full."""
+SMALL = 256
+"""Bytes of the largest chunk in every fifth seed: what is trained is so small that it would be one."""
+CUT = (packing, manifest, chunks, tasks, intake)
 
 
 @dataclass
@@ -70,12 +74,12 @@ class World:
         self._lives: dict[str, int] = {}
         self.coordinator: Coordinator | None = None
         self.deaths = 0
-        self._offset = 0.0
+        self.offset = 0.0
         self._plans: dict[str, Any] = {}
-        self._out: list[Sent] = []
-        self._background: list[asyncio.Task[None]] = []
-        self._broken: Broken | None = None
-        self._revoked = ""
+        self.out: list[Sent] = []
+        self.background: list[asyncio.Task[None]] = []
+        self.broken: Broken | None = None
+        self.revoked = ""
         self._hits = 0
         self.most_tasks = 0
 
@@ -86,7 +90,7 @@ class World:
 
     def wall(self) -> float:
         """The wall clock, which may jump."""
-        return 1.8e9 + self.loop.time() + self._offset
+        return 1.8e9 + self.loop.time() + self.offset
 
     # ------------------------------------------------------------ from the beginning to the end
 
@@ -97,10 +101,10 @@ class World:
         self.loop.after = self._after
         self.network.weather = self.chances.weather
         for name in ("coordinator", *self.study.names):
-            self._keep_alive(name)
-        made = (self._deaths(), self._partings(), self._disks(), self._clocks(), self._strangers(), self._later())
-        hazards = [asyncio.ensure_future(hazard) for hazard in made]
-        self._background += hazards
+            self.keep_alive(name)
+        befalls = Hazards(self)
+        hazards = [asyncio.ensure_future(hazard) for hazard in befalls.all()]
+        self.background += hazards
         while not self.finished and self.loop.time() < self.chances.until:
             await asyncio.sleep(1)
         for task in hazards:
@@ -122,8 +126,8 @@ class World:
         left = [path.name for path, inode in files if inode.data is not None]
         if left:
             raise Broken(f"the run is finished, and the coordinator still keeps {left}")
-        if self._revoked and self._revoked not in self.checks.revoked:
-            raise Broken(f"{self._revoked} was shut out, and the coordinator has not noticed")
+        if self.revoked and self.revoked not in self.checks.revoked:
+            raise Broken(f"{self.revoked} was shut out, and the coordinator has not noticed")
 
     async def _commits(self) -> None:
         """Nothing goes wrong any more: round after round commits, each within its time."""
@@ -157,7 +161,7 @@ class World:
 
     def end(self) -> None:
         """Everybody is gone."""
-        for task in self._background:
+        for task in self.background:
             task.cancel()
         for process in self.processes.values():
             process.kill()
@@ -165,8 +169,8 @@ class World:
 
     def _after(self) -> None:
         """After every callback."""
-        if self._broken is not None:
-            raise self._broken
+        if self.broken is not None:
+            raise self.broken
         writes = self.strikes.hits.get("ledger.commit.before", 0) + self.strikes.hits.get("store.commit.before", 0)
         if (writes != self._hits or self.loop.steps % 64 == 0) and self.checks.look():
             self.trace.say("world", f"journal {self._entries()}, committed {self.checks.committed}")
@@ -190,19 +194,19 @@ class World:
 
     def _went(self, sent: Sent) -> None:
         self.checks.went(sent)
-        self._out.append(sent)
-        del self._out[:-50]
+        self.out.append(sent)
+        del self.out[:-50]
 
     def _answered(self, sent: Sent, response: Any) -> None:
         try:
             self.checks.answered(sent, response)
         except Broken as error:
-            self._broken = error
+            self.broken = error
 
     # ------------------------------------------------------------ lives
 
-    def _keep_alive(self, name: str) -> None:
-        self._background.insert(0, asyncio.ensure_future(self._lives_of(name)))
+    def keep_alive(self, name: str) -> None:
+        self.background.insert(0, asyncio.ensure_future(self._lives_of(name)))
 
     async def _lives_of(self, name: str) -> None:
         """A process, and another one a while after it has died."""
@@ -232,8 +236,8 @@ class World:
             return False
         error = None if not task.done() or task.cancelled() else task.exception()
         if isinstance(error, (AssertionError, TypeError, AttributeError, KeyError, NameError)):
-            self._broken = Broken(f"{name} broke: {error!r}")
-            self._broken.__cause__ = error
+            self.broken = Broken(f"{name} broke: {error!r}")
+            self.broken.__cause__ = error
         self.trace.say(name, f"ends: {type(error).__name__}: {str(error)[:80]}")
         process.kill()
         return "REVOKED" in str(getattr(error, "code", ""))
@@ -247,115 +251,6 @@ class World:
             return self.coordinator
         pace = (5.0, 20.0, 40.0)[(self.seed + len(name)) % 3]
         return Site(process, name, self.study, self.platters[name], self.network, random, pace, self.trace, self._plans)
-
-    # ------------------------------------------------------------ hazards
-
-    async def _every(self, mean: float) -> None:
-        """So long until the next one; for ever where there are none."""
-        if not mean:
-            await self.loop.create_future()
-        await asyncio.sleep(self._random.expovariate(1 / mean))
-
-    async def _deaths(self) -> None:
-        """Between any two callbacks; and processes that stand still for a while."""
-
-        async def of(names: tuple[str, ...], mean: float) -> None:
-            while True:
-                await self._every(mean)
-                process = self.processes.get(self._random.choice(names))
-                if process is not None and process.alive:
-                    process.fatal = self._random.randint(0, 30)
-
-        async def pauses() -> None:
-            while True:
-                await self._every(self.chances.pause)
-                process = self.processes.get(self._random.choice(("coordinator", *self.study.names)))
-                if process is not None and process.alive and not process.paused:
-                    self.trace.say(process.name, "stands still")
-                    process.pause()
-                    await asyncio.sleep(self._random.expovariate(1 / 60))
-                    if process.alive:
-                        self.trace.say(process.name, "goes on")
-                        process.wake()
-
-        own = of(("coordinator",), self.chances.coordinator_dies)
-        await asyncio.gather(own, of(self.study.names, self.chances.site_dies), pauses())
-
-    async def _partings(self) -> None:
-        while True:
-            await self._every(self.chances.parted)
-            some = self._random.sample(self.study.names, self._random.randint(1, len(self.study.names)))
-            how = self._random.choice(("both", "there", "back"))
-            self.trace.say("network", f"is parted from {', '.join(some)}: {how}")
-            self.network.apart.update(dict.fromkeys(some, how))
-            await asyncio.sleep(self._random.expovariate(1 / 60))
-            for name in some:
-                self.network.apart.pop(name, None)
-
-    async def _disks(self) -> None:
-        while True:
-            await self._every(self.chances.full)
-            name = self._random.choice(("coordinator", *self.study.names))
-            self.trace.say(name, "has a full disk")
-            self.platters[name].room = self.platters[name].used() + self._random.randint(0, WHEN_FULL)
-            await asyncio.sleep(self._random.expovariate(1 / 60))
-            self.platters[name].room = 10**9
-
-    async def _clocks(self) -> None:
-        while True:
-            await self._every(self.chances.clock)
-            self._offset += self._random.choice((-3600, -10, 10, 300, 3600))
-            self.trace.say("world", f"the wall clock is off by {self._offset:g} s")
-
-    async def _strangers(self) -> None:
-        """Somebody plays requests again that others have sent: under no name of ours, or under another site's."""
-        while True:
-            await self._every(self.chances.stranger)
-            if not self._out:
-                continue
-            sent = self._random.choice(self._out)
-            other = self._random.choice(self.study.names)
-            peer = self._random.choice((None, Peer(other, "site", "00ff"), Peer(other, "site", serial_of(other))))
-            if "/tasks/" not in sent.path or (peer and sent.peer and peer.serial == sent.peer.serial):
-                continue
-            again = Sent(sent.method, sent.path, peer, sent.query, sent.headers, sent.body)
-            connection = self.network._begin(again, Fate())
-            if connection is not None:
-                self._background.append(asyncio.ensure_future(self._refused(again, connection.answer)))
-
-    async def _refused(self, sent: Sent, answer: asyncio.Future[Any]) -> None:
-        try:
-            response = await answer
-        except OSError:
-            return
-        told_nothing = sent.path.endswith("/alive") and b'"open":false' in response.body
-        if response.status < 400 and not told_nothing:
-            self._broken = Broken(f"a stranger was answered {response.status} to {sent.short()}: {response.body[:80]!r}")
-
-    async def _later(self) -> None:
-        """A site joins in the middle, another one is shut out."""
-        if self.study.late:
-            await asyncio.sleep(self._random.uniform(20, 200))
-            late = self.study.late
-            await self._ordered(lambda ledger: ledger.add_member(Member(late, "site", serial_of(late), self.wall())))
-            self._keep_alive(late)
-        if self.chances.revoked:
-            await asyncio.sleep(self._random.uniform(20, 400))
-            name = self._random.choice(self.study.names)
-            await self._ordered(lambda ledger: ledger.revoke(name, self.wall()))
-            self.trace.say("world", f"revokes {name}")
-            self._revoked = name
-        await self.loop.create_future()
-
-    async def _ordered(self, order: Callable[[SqliteLedger], None]) -> None:
-        """An operator's order, which the coordinator carries out as soon as it can."""
-        while True:
-            await asyncio.sleep(1)
-            coordinator = self.coordinator
-            if coordinator is not None and coordinator.process.alive and hasattr(coordinator, "ledger"):
-                with suppress(StoreError):
-                    order(coordinator.ledger)
-                    return
 
 
 @cache
@@ -376,9 +271,9 @@ class _Listener(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
-        if error is not None and not isinstance(error, (StoreError, OSError)) and self._world._broken is None:
-            self._world._broken = Broken(f"{record.getMessage()}: {error!r}")
-            self._world._broken.__cause__ = error
+        if error is not None and not isinstance(error, (StoreError, OSError)) and self._world.broken is None:
+            self._world.broken = Broken(f"{record.getMessage()}: {error!r}")
+            self._world.broken.__cause__ = error
 
 
 def simulate(seed: int, *, show: bool = False, chances: Chances | None = None) -> Result:
@@ -391,11 +286,15 @@ def simulate(seed: int, *, show: bool = False, chances: Chances | None = None) -
     gc.disable()  # generators that nobody holds are closed when their last name goes, and at no other time
     world = World(seed, folder, show, chances)
     trouble = ""
+    small = [patch.object(part, "CHUNK", SMALL) for part in CUT] if seed % 5 == 0 else []
     log, listener = logging.getLogger("insitu"), _Listener(world)
     propagate, log.propagate = log.propagate, False
     log.addHandler(listener)
     try:
-        run(world.loop, _to_the_end(world), world.strikes)
+        with ExitStack() as stack:
+            for one in small:
+                stack.enter_context(one)
+            run(world.loop, _to_the_end(world), world.strikes)
         if world.loop.troubles:
             first = world.loop.troubles[0]
             trouble = f"nobody has looked at {first.get('exception')!r}: {first.get('message')}"

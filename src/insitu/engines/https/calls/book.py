@@ -101,6 +101,8 @@ class Book:
 
     def brings(self, call: OpenCall, site: str, chunks: Iterable[str]) -> None:
         """Chunks that this site's answer to this call needs: each is counted once."""
+        if call.call.key not in self._calls:
+            return  # forgotten while they were on their way: nobody will ever say that they are not needed
         here = self._brought.setdefault(site, {}).setdefault(call.call.key, set())
         new = set(chunks) - here
         self._shelf.use(new)
