@@ -24,12 +24,14 @@ class Clock(asyncio.SelectorEventLoop):
 
     def __init__(self):
         super().__init__()
-        self.passed = 0.0
+        self.passed, self.turns = 0.0, 0
 
     def time(self):
         return self.passed
 
     def _run_once(self):
+        self.turns += 1
+        assert self.turns < 300_000, f"something goes round and round without a pause, at {self.passed:.1f} s"
         if not self._ready and self._scheduled:
             self.passed = max(self.passed, heapq.nsmallest(1, self._scheduled)[0]._when)
         super()._run_once()

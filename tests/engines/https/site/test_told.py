@@ -12,6 +12,9 @@ from insitu.core.errors import Refusal
 from insitu.engines.https.http import Reply
 from insitu.engines.https.site.rules import Rules
 from insitu.engines.https.site.told import Asked, between, table
+from insitu.engines.https.wire import packing
+from insitu.engines.https.wire.manifest import digest_of
+from insitu.federation.building import build
 
 TASK = {
     "task": "0" * 32, "run": "a-run", "round": 1, "version": 0, "kind": "train", "index": 0, "place": 0, "block": 0,
@@ -116,10 +119,6 @@ def test_a_certificate_that_is_not_known_yet_is_shown_again(tmp_path):
 
 
 def test_a_plan_of_a_version_far_away_fails_the_task_and_the_site_goes_on(tmp_path):
-    from insitu.engines.https.wire import packing
-    from insitu.engines.https.wire.manifest import digest_of
-    from insitu.federation.building import build
-
     message = packing.pack({}, "message", lambda chunk: "0" * 64)
     tables = {"algorithm": {"name": "fedavg", "lr": 0.1}, "learner": {"name": "logistic"}}
     description = {
@@ -185,3 +184,31 @@ def test_a_refused_sign_of_life_ends_it_too(tmp_path, code):
     run(site.agent.run(), 300)
     assert site.agent.doing.done["late"] == 1
     assert coordinator.count("alive") == 3
+
+
+@pytest.mark.parametrize("which", ["message", "description"])
+def test_another_document_than_was_asked_for_is_not_believed(tmp_path, which):
+    message = packing.pack({}, "message", lambda chunk: "0" * 64)
+    task = {**TASK, "message": digest_of(message)}
+    coordinator = Coordinator(failure=[TAKEN])
+    coordinator.answers["next"] = [says(task), coordinator.nothing]
+    shown = {**message, "length": 0} if which == "message" else message
+    coordinator.answers[f"documents/{task['message']}"] = [says(shown)]
+    coordinator.answers[f"documents/{task['description']}"] = [says({"run": "a-run"})]
+    run(Site(coordinator, tmp_path).agent.run(), 200)
+    (failure,) = [body for what, body in coordinator.log if what == "failure"]
+    assert failure["code"] == "BAD_DIGEST"
+    assert not any(what.startswith("chunks") or what == "update" for what, _ in coordinator.log)
+
+
+def test_a_model_too_large_is_refused_before_anything_of_it_is_fetched(tmp_path):
+    message = packing.pack({}, "message", lambda chunk: "0" * 64)
+    task = {**TASK, "message": digest_of(message)}
+    coordinator = Coordinator(failure=[TAKEN])
+    coordinator.answers["next"] = [says(task), coordinator.nothing]
+    coordinator.answers[f"documents/{task['message']}"] = [says(message)]
+    run(Site(coordinator, tmp_path, Rules(largest_model=1)).agent.run(), 200)
+    (failure,) = [body for what, body in coordinator.log if what == "failure"]
+    assert failure["code"] == "SITE_REFUSED"
+    assert "allow.largest_model" in failure["error"]
+    assert [what for what, _ in coordinator.log if "/" in what] == [f"documents/{task['message']}"]
