@@ -69,7 +69,9 @@ class Token:
             version = re.match(r"insitu(\d{1,4})\.", text)
             if version:
                 raise TokenError(f"the token is of version {version[1]}, and this insitu reads 1: update one of them")
-            raise TokenError(f"a token starts with {PREFIX!r}: copy the whole line that `insitu federation invite` wrote")
+            raise TokenError(
+                f"a token starts with {PREFIX!r}: copy the whole line that `insitu federation invite` wrote"
+            )
         try:
             packed = text[len(PREFIX) :].encode("ascii")
             told = parsed(base64.b64decode(packed + b"=" * (-len(packed) % 4), altchars=b"-_", validate=True))

@@ -142,7 +142,9 @@ async def send(request: web.BaseRequest, response: Response, close: bool, limits
             short.force_close()
         return short
     length = len(response.body) if isinstance(response.body, bytes) else response.length
-    out = web.StreamResponse(status=response.status, headers={"cache-control": "no-store", **HEADERS, **response.headers})
+    out = web.StreamResponse(
+        status=response.status, headers={"cache-control": "no-store", **HEADERS, **response.headers}
+    )
     out.content_length = length
     if close:
         out.force_close()

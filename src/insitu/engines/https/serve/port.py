@@ -86,7 +86,7 @@ class Port:
         }  # fmt: skip
 
     def reload(self) -> None:
-        """Reads the certificates again: for connections from now on. Raises ConfigError, and goes on with the old ones."""
+        """Reads the certificates again, for new connections. Raises ConfigError, and goes on with the old ones."""
         self._witness = Witness(self._tls)
 
     def cut(self, serials: Collection[str]) -> int:
@@ -102,6 +102,7 @@ class Port:
         for listener in self._listeners:
             self.loop.remove_reader(listener.fileno())
             listener.close()
+        self._listeners = []
         for handshake in list(self._handshakes):
             handshake.cancel()
         for connection in list(self._connections.values()):
@@ -183,7 +184,10 @@ class Port:
         try:
             await self.loop.connect_accepted_socket(lambda: tls, sock)
             await tls.ready
-            tls.quieten()
+            if connection.transport is None:
+                self.counts["handshakes cut off"] += 1
+            else:
+                tls.quieten()
         except OSError as error:  # SSLError is one
             self.counts["handshakes failed"] += 1
             reason = getattr(error, "verify_message", "") or getattr(error, "reason", "") or str(error)
@@ -297,7 +301,8 @@ def listen(host: str, port: int, reuse: bool = False) -> list[socket.socket]:
     except OSError as error:
         for sock in made:
             sock.close()
-        raise ConfigError(f"cannot listen at {host}:{port}: {error.strerror}; is another coordinator running?") from error
+        text = f"cannot listen at {host}:{port}: {error.strerror}; is another coordinator running?"
+        raise ConfigError(text) from error
     return made
 
 
