@@ -120,7 +120,7 @@ def draw(runs: list[dict[str, Any]], path: str) -> None:
     right.set(xlabel="MiB sent, all workers, both directions", xscale="log")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    right.legend(fontsize=8)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside right center", fontsize=9)
     figure.savefig(path, dpi=110)
 
 

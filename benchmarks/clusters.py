@@ -2,6 +2,7 @@
 
     python benchmarks/clusters.py ddp [--workers 2] [--pairs 15] [--json FILE]
     python benchmarks/clusters.py federated [--workers 2] [--pairs 9] [--json FILE]
+    python benchmarks/clusters.py ceiling [--workers 2] [--pairs 9] [--json FILE]
 
 ddp        synchronous data parallel of a GPT (0.8 million parameters, sequences of 64 characters, AdamW) with
            ``engine="spmd"``, against a DistributedDataParallel loop by hand with ``torch.optim.AdamW``: on the same
@@ -9,8 +10,11 @@ ddp        synchronous data parallel of a GPT (0.8 million parameters, sequences
 federated  the MLP workload of ``insitu bench simulate`` (1000 clients, 100 a round): one rank's seconds of a round over
            ``workers`` times those of so many ranks. One rank and all of them take turns of ``ROW`` rounds, on the same
            rounds: a process that has just waited is slower for a while
+ceiling    what the second could be at best on this machine: ``workers`` processes of one rank each, which do the whole
+           workload at the same time and exchange nothing, against one of them alone. Cores that share caches, memory
+           and heat do less together than one by one, whatever the ranks do
 
-Both print the median over pairs and its quartiles. Whoever does not run waits in a socket, and takes no CPU. The second
+All print the median over pairs and its quartiles. Whoever does not run waits in a socket, and takes no CPU. The second
 figure is the same in CPU seconds, summed over ranks: on a machine that is busy with other things it says what ranks
 cost, where the first says who got the cores.
 """
@@ -176,9 +180,9 @@ def rank(what: str, line: socket.socket) -> None:
 
 
 class Group:
-    """Ranks that were started, and their lines."""
+    """Processes that were started, and their lines: ranks of one run or, ``apart``, each a run of its own."""
 
-    def __init__(self, what: str, workers: int) -> None:
+    def __init__(self, what: str, workers: int, apart: bool = False) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
@@ -186,7 +190,7 @@ class Group:
         for number in range(workers):
             mine, theirs = socket.socketpair()
             env = {**os.environ, "OMP_NUM_THREADS": "1"}
-            if workers > 1:
+            if workers > 1 and not apart:
                 env |= {
                     "RANK": str(number),
                     "WORLD_SIZE": str(workers),
@@ -222,9 +226,13 @@ class Group:
 
 def paired(what: str, workers: int, pairs: int) -> list[tuple[float, float]]:
     """The figures of each pair: by the clock, and by CPU."""
-    many = Group(what, workers)
-    one = Group(what, 1) if what == "federated" else many
-    first, scale = (b"i", workers) if what == "federated" else (b"h", 1)
+    if what == "ddp":
+        one = many = Group(what, workers)
+    else:
+        many, one = Group("federated", workers, apart=what == "ceiling"), Group("federated", 1)
+    first = b"h" if what == "ddp" else b"i"
+    # Ranks share the rounds that one rank does; processes apart do them all, each.
+    scale, cpu_scale = {"ddp": (1, 1), "federated": (workers, 1), "ceiling": (1, workers)}[what]
     try:
         for _ in range(3):  # memory, kernels, choices
             one.ask(first)
@@ -236,7 +244,7 @@ def paired(what: str, workers: int, pairs: int) -> list[tuple[float, float]]:
             for group, letter in order if pair % 2 == 0 else order[::-1]:
                 seconds[group is many and letter == b"i"] = group.ask(letter)
             (plain, plain_cpu), (ours, ours_cpu) = seconds[False], seconds[True]
-            figures.append((plain / (scale * ours), plain_cpu / ours_cpu))
+            figures.append((plain / (scale * ours), cpu_scale * plain_cpu / ours_cpu))
         return figures
     finally:
         many.close()
@@ -245,7 +253,7 @@ def paired(what: str, workers: int, pairs: int) -> list[tuple[float, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["ddp", "federated"])
+    parser.add_argument("what", choices=["ddp", "federated", "ceiling"])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--json", type=Path)
@@ -255,7 +263,11 @@ def main() -> None:
         rank(given.what, socket.socket(fileno=given.line))
         return
     figures = paired(given.what, given.workers, given.pairs)
-    name = "throughput over DistributedDataParallel's" if given.what == "ddp" else "efficiency against one rank"
+    name = {
+        "ddp": "throughput over DistributedDataParallel's",
+        "federated": "efficiency against one rank",
+        "ceiling": "of its speed alone, with all cores at work and nothing exchanged",
+    }[given.what]
     print(f"{name}, {given.workers} ranks, {given.pairs} pairs")
     for kind, values in zip(("clock", "CPU"), zip(*figures, strict=True), strict=True):
         low, middle, high = statistics.quantiles(values, n=4)

@@ -1,8 +1,8 @@
-"""A small GPT learns Shakespeare letter by letter on four workers: one TOML file a way of working together.
+"""A small GPT learns Shakespeare letter by letter on two workers: one TOML file a way of working together.
 
-The files in ``char_gpt/`` differ in their method alone. Each worker has a quarter of the windows; a step is a batch of
-eight windows of 64 letters on every worker. ``examples/char_gpt/diloco.toml`` and the others also run by themselves:
-``insitu run examples/char_gpt/diloco.toml``.
+The files in ``char_gpt/`` differ in their method alone. Each worker has half of the windows; a step is a batch of 16
+windows of 64 letters on every worker (eight on each of gossip's four nodes). ``examples/char_gpt/diloco.toml`` and the
+others also run by themselves: ``insitu run examples/char_gpt/diloco.toml``.
 """
 
 import sys
@@ -20,7 +20,7 @@ from insitu.data import DataSet
 from insitu.data.shakespeare import shakespeare
 
 HERE = Path(__file__).parent / "char_gpt"
-WAYS = ("synchronous", "local_sgd", "diloco", "streaming_diloco", "gossip")
+WAYS = ("synchronous", "eight_bit", "local_sgd", "diloco", "streaming_diloco", "gossip")
 LENGTH, LETTERS = 64, 65
 
 

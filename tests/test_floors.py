@@ -64,6 +64,7 @@ HOMES = {
     "psycopg": ("store/database/postgres",),
     "cryptography": ("privacy", "engines/https"),
     "ray": ("cli/launch",),
+    "opentelemetry": ("federation/traces",),
     "typer": ("cli", "observe"),
     "rich": ("cli", "observe"),
     "pydantic": ("config",),

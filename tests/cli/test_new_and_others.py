@@ -60,11 +60,11 @@ def test_nothing_is_overwritten(folder):
 def test_version_and_help(folder):
     assert done("--version") == f"insitu {__version__}\n"
     text = done("--help")
-    for name in ("new", "run", "estimate", "runs", "show", "partition", "demo"):
+    for name in ("new", "run", "estimate", "runs", "show", "partition", "demo", "submit", "federation", "site"):
         assert f"\n  {name} " in text
         assert "Usage: " in done(name, "--help")
     assert call("rum").exit_code == 2
-    assert "Did you mean 'run'?" in call("rum").stderr
+    assert "Did you mean 'run'" in call("rum").stderr
 
 
 def test_the_shell_can_complete(folder):

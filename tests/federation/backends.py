@@ -10,6 +10,7 @@ from insitu.core.protocols import Engine
 from insitu.data import Clients, sets
 from insitu.data.partition.iid import iid
 from insitu.engines.inline import attempt
+from insitu.rounds.client import failure
 
 SITES = ("berlin", "paris", "rome")
 
@@ -30,6 +31,7 @@ class Rooms:
     done: list = field(default_factory=list)
     trouble: list = field(default_factory=list)
     over: list = field(default_factory=list)
+    fails: bool = False
 
     def population(self, run):
         return clients(self.names)
@@ -79,7 +81,7 @@ class LocalSession:
             if self.rooms.trouble:
                 raise self.rooms.trouble.pop()
             self.rooms.done.append((task.round, task.client))
-            yield attempt(self.setting, task)
+            yield failure(task, RuntimeError("it is broken")) if self.rooms.fails else attempt(self.setting, task)
 
     def close(self):
         pass

@@ -92,6 +92,7 @@ def test_a_killed_coordinator_goes_on_with_the_same_round(make):
     same_model(federation, 30)
 
 
+@pytest.mark.long
 def test_orders_and_what_is_waited_for(make):
     federation = make(rounds=200)
     federation.coordinator()
@@ -118,3 +119,12 @@ def test_orders_and_what_is_waited_for(make):
         federation.until(lambda: operator.run(run)["status"] == "stopped", "it stops")
     listed = federation.call("runs", "--federation", "study")
     assert re.search(r"stopped +fedavg", listed)
+
+
+def test_whoever_has_just_enrolled_is_known_at_once(make):
+    federation = make()
+    federation.coordinator()
+    for i in range(5):
+        token = federation.call("federation", "invite", f"anna{i}", "--role", "viewer", "--federation", "study").strip()
+        federation.call("federation", "join", f"anna{i}", "--token", token)
+        assert "study: led by" in federation.call("status", "--federation", f"anna{i}")

@@ -264,3 +264,52 @@ def test_whoever_waits_for_news_is_told(house, rooms):
         return time.monotonic() - began
 
     assert asyncio.run(both()) < 0.5
+
+
+def test_void_rounds_are_tried_again_with_pauses_and_then_end_the_run(house, rooms, monkeypatch):
+    monkeypatch.setattr("insitu.federation.live.FIRST_WAIT", 0.1)
+    rooms.fails = True
+    rooms.go.set()
+    began = time.monotonic()
+    run = house.desk.submit({**TABLES, "policy": {"retries": 2}}, "", "anna")
+    told = house.until(run, "failed")
+    assert time.monotonic() - began >= 0.1 + 0.2
+    assert "round 1 was void 3 times" in told["reason"]
+    assert house.rounds.discarded == 3
+    assert house.rounds.failures == 9
+
+
+def test_predictions_are_those_of_the_model(house, rooms):
+    rooms.go.set()
+    run = house.desk.submit(TABLES, "", "anna")
+    house.until(run, "finished")
+    x = clients().at(0).data.x[:9]
+    told = wire.decode(house.desk.predict(run, wire.encode({"x": x}), "anna"))["y"]
+    np.testing.assert_array_equal(told, expected().predict(x))
+    assert house.ledger.audited()[-1]["what"] == "predict"
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b"no tree", "no tree with an array x"),
+        (wire.encode({"y": np.zeros((2, 4))}), "no tree with an array x"),
+        (wire.encode({"x": np.zeros(4)}), "one example a row"),
+        (wire.encode({"x": np.full((1, 4), np.nan)}), "NaN or Inf"),
+        (wire.encode({"x": np.zeros((2, 7))}), "has 7 features an example"),
+    ],
+)
+def test_examples_that_are_none_are_refused(house, rooms, body, why):
+    rooms.go.set()
+    run = house.desk.submit({**TABLES, "run": {"rounds": 1}}, "", "anna")
+    house.until(run, "finished")
+    with pytest.raises(Refusal, match=why) as refused:
+        house.desk.predict(run, body, "anna")
+    assert refused.value.code == "BAD_REQUEST"
+
+
+def test_a_run_at_work_does_not_predict(house, rooms):
+    run = house.desk.submit(TABLES, "", "anna")
+    assert rooms.at_work.wait(10)
+    with pytest.raises(Refusal, match="is trained just now: pause it"):
+        house.desk.predict(run, b"", "anna")

@@ -66,6 +66,10 @@ def test_what_holds_the_coordinator_up_is_the_reason():
     assert found[3].endswith("round 12 goes on once that is mended; it is tried again by itself")
 
 
+def test_a_void_round_is_tried_again_after_a_while():
+    assert told(again=3.6, voids=1, retries=3)["next"] == "round 12 was void, and is tried again in 4 s"
+
+
 def test_nobody_is_waited_for_in_a_run_that_rests():
     assert told("paused", "by anna", call=CALL)["waiting_for"] == []
 

@@ -12,7 +12,7 @@ from insitu.cli.estimate import estimate
 from insitu.cli.federation.coordinator import coordinator
 from insitu.cli.federation.group import federation
 from insitu.cli.federation.look import status, watch
-from insitu.cli.federation.orders import model, pause, resume, stop, submit
+from insitu.cli.federation.orders import model, pause, predict, resume, stop, submit
 from insitu.cli.federation.site import site
 from insitu.cli.guard import Guarded
 from insitu.cli.launch import launch
@@ -37,7 +37,7 @@ for command in (new, run, launch, estimate, runs, show, partition, demo):
 app.add_typer(bench)
 app.add_typer(federation)
 app.add_typer(site)
-for command in (coordinator, submit, status, watch, stop, pause, resume, model):
+for command in (coordinator, submit, status, watch, stop, pause, resume, model, predict):
     app.command()(command)
 
 

@@ -23,7 +23,7 @@ from insitu.engines.https.api.runs import RunsApi
 from insitu.engines.https.api.status import StatusApi
 from insitu.engines.https.api.table import Decision, Table
 from insitu.engines.https.authority import Authority
-from insitu.engines.https.http import Request, Response, Route
+from insitu.engines.https.http import Peer, Request, Response, Route
 from insitu.engines.https.serve.limits import Limits
 from insitu.engines.https.serve.plain import PlainPort
 from insitu.engines.https.serve.port import Port
@@ -35,6 +35,7 @@ from insitu.federation.logs import Handler, Log
 from insitu.federation.metrics import Rounds
 from insitu.federation.runs import Desk
 from insitu.federation.standby import Lead
+from insitu.federation.traces import traces_of
 from insitu.federation.trail import Trail
 from insitu.federation.watching import Watching
 
@@ -62,6 +63,7 @@ class Coordinator:
         self.authority = Authority.load(folder.authority)
         self.holder = f"{socket.gethostname()}:{self.settings.port}"
         self._code = 0
+        self._begun = False
 
     def serve(self) -> int:
         """Works until SIGTERM or SIGINT (0), or until another coordinator has taken over (3)."""
@@ -112,13 +114,16 @@ class Coordinator:
         self.people = People(kept.ledger, self.trail.note, self._gone)
         self.exchange = exchange_of(self)
         code, note = self.folder.code, self.trail.note
-        self.desk = Desk(kept.ledger, kept.store, self.exchange, self.settings.runs, code, tell, self.rounds, note)
+        self.traces = traces_of(self.settings.traces.endpoint, self.settings.name)
+        self.desk = Desk(
+            kept.ledger, kept.store, self.exchange, self.settings.runs, code, tell, self.rounds, note, self.traces.event
+        )
         self.lead = Lead(kept.ledger, self.holder, tell, self._won, self._lost)
         self.watching = Watching(
             self.settings.name, self.folder.path, kept.ledger, self.lead, self.desk, self.exchange.contacts,
-            self._counters, self._gauges, self.rounds,
+            self._counters, self._gauges, self.rounds, self._certificates,
         )  # fmt: skip
-        self.table = Table([self._led(route) for route in self._routes()], self.people, self._decided, self._headers)
+        self.table = Table([self._led(route) for route in self._routes()], self._identify, self._decided, self._headers)
         self.port = Port(self.table, self._tls, self.settings.listen, self.settings.port, self.limits)
         listen = self.settings.metrics.listen
         self.plain = PlainPort(self.table, *settings.address(listen)) if listen else None
@@ -127,7 +132,7 @@ class Coordinator:
         tokens = founding.token_maker(self.authority, self.settings.urls())
         watching = self.watching
         apis = [
-            Enrolment(self.authority, self.kept.ledger, self._members_changed),
+            Enrolment(self.authority, self.kept.ledger),
             MembersApi(
                 self.kept.ledger, tokens, self.exchange.contacts, lambda name: self._members_changed(), time.time
             ),
@@ -139,6 +144,9 @@ class Coordinator:
     def _tls(self) -> ssl.SSLContext:
         return server_context(self.authority.chain, self.authority.key, self.authority.bundle)
 
+    def _certificates(self) -> dict[str, float]:
+        return {whose: at - time.time() for whose, at in self.authority.expires().items()}
+
     def _led(self, route: Route) -> Route:
         """The route, answered only while this process leads."""
         if route.path in ANYWAY:
@@ -147,11 +155,32 @@ class Coordinator:
         async def handler(
             request: Request, inner: Callable[[Request], Awaitable[Response]] = route.handler
         ) -> Response:
-            if not self.lead.leading:
-                raise Refusal("NOT_LEADER", "another coordinator leads, or will in a moment: try the next address", 2.0)
-            return await inner(request)
+            if not self._works():
+                raise self._not_leader()
+            began = time.time_ns()
+            response = await inner(request)
+            self.traces.answered(route.path, request, response, began)
+            if route.path == "/v1/enrol" and response.status < 400:
+                await self._read_members()  # before it hears of it: its next request may come at once
+            return response
 
         return replace(route, handler=handler)
+
+    def _works(self) -> bool:
+        """Whether this process leads, and has read all that it needs for that."""
+        return self._begun and self.lead.leading
+
+    def _not_leader(self) -> Refusal:
+        return Refusal("NOT_LEADER", "another coordinator leads, or will in a moment: try the next address", 2.0)
+
+    def _identify(self, serial: str, name: str) -> Peer:
+        """The member with this certificate; one that is new may be known to the leader only."""
+        try:
+            return self.people(serial, name)
+        except Refusal as refusal:
+            if refusal.code == "UNKNOWN_CERTIFICATE" and not self._works():
+                raise self._not_leader() from refusal
+            raise
 
     def _headers(self) -> dict[str, str]:
         return {"insitu-authority": self.authority.mark}
@@ -163,6 +192,7 @@ class Coordinator:
         founding.enrol_founder(self.kept.ledger, self.folder, time.time())
         self.people.refresh()
         self.desk.begin()
+        self._begun = True
         self.trail.note(self.holder, "lead", {"pid": os.getpid()})
 
     def _lost(self, why: str) -> None:
@@ -192,9 +222,19 @@ class Coordinator:
             await self._read_members()
             await asyncio.sleep(REFRESH)
 
+    def _renew(self) -> bool:
+        """Whether the coordinator's certificate was renewed, as it ends soon."""
+        try:
+            return self.authority.renew_coordinator()
+        except ConfigError as error:
+            self.log.error("the coordinator's certificate cannot be renewed", error=str(error))
+            return False
+
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP)
+            if await asyncio.to_thread(self._renew):
+                self._hang_up()
             if not self.lead.leading:
                 continue
             try:
@@ -251,6 +291,7 @@ class Coordinator:
             await self.plain.stop()
         await self.exchange.stop()
         await asyncio.to_thread(self.trail.close)
+        await asyncio.to_thread(self.traces.close)
         await asyncio.to_thread(self.lead.stop)
 
 

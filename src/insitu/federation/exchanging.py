@@ -32,7 +32,7 @@ EVERYTHING = 2**62
 
 
 class Exchanging:
-    """What trains: see ``runs.Backend``. Made, started and stopped on the loop; the rest is for any thread."""
+    """What trains: see ``backend.Backend``. Made, started and stopped on the loop; the rest is for any thread."""
 
     def __init__(self, kept: Kept, settings: Settings, code: Path, tell: Tell) -> None:
         self._kept, self._code, self._tell = kept, code, tell
@@ -81,8 +81,8 @@ class Exchanging:
         self._loop.call_soon_threadsafe(self.exchange.release, run)
 
     def finished(self, run: str) -> None:
-        """Nobody will ask for its calls again."""
-        self._loop.call_soon_threadsafe(lambda: self._hold(self._forget(run)))
+        """Nobody will ask for its calls again; waits until they are forgotten (not for the loop's own thread)."""
+        self._call(self._forget(run))
 
     # ------------------------------------------------------------ for the coordinator
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,7 +36,11 @@ def found(path: Path, hosts: Sequence[str], port: int, now: Callable[[], float] 
     except PlanError as error:
         raise ConfigError(str(error)) from error
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    authority = Authority.make(folder.authority, made.name, made.hosts, now)
+    try:
+        authority = Authority.make(folder.authority, made.name, made.hosts, now)
+    except ConfigError:  # a host that is none: nothing of it stays, so that the same command can be given again
+        shutil.rmtree(path)
+        raise
     folder.code.mkdir()
     (folder.code / "README").write_text(CODE, encoding="utf-8")
     write_operator(folder.operator, FOUNDER, "operator", made.urls(), authority)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ SHOWN = (
 )  # fmt: skip
 """The events that operators are told: not what single sites sent."""
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
-"""Seconds before a run that the store held up is tried again: doubled each time."""
+"""Seconds before a run that the store held up is tried again, or a round that was void: doubled each time."""
 
 
 class Live:
@@ -33,6 +34,7 @@ class Live:
         self.trouble = ""
         """What holds it up."""
         self.voids = self.retries = 0
+        self._again = 0.0
         self._halted = threading.Event()
         self._why = ""
         self._events: list[dict[str, Any]] = []
@@ -48,6 +50,11 @@ class Live:
         """What happened so far, as operators are told it."""
         with self._lock:
             return list(self._events)
+
+    def again(self) -> float | None:
+        """Seconds until a void round is tried again; None where none is waited with."""
+        left = self._again - time.monotonic()
+        return left if left > 0 else None
 
     def go(self) -> tuple[str, str]:
         """Trains to the end: the status it has then and the reason, or an empty one where it was halted."""
@@ -90,7 +97,7 @@ class Live:
             raise Halted(self._why)
         result = execute(
             plan, population, rounds=config.run.rounds, seed=config.run.seed, engine=engine, store=desk.store,
-            observers=[self._on], resume=id if known else None, id=id, stop=self._halted.is_set,
+            observers=[self._on, desk.observe], resume=id if known else None, id=id, stop=self._halted.is_set,
         )  # fmt: skip
         if result.status != "finished":
             raise Halted(self._why)
@@ -112,6 +119,14 @@ class Live:
             level = "info" if isinstance(event, events.RoundCommitted) else "warning"
             self._desk.tell(level, type(event).__name__, **{k: v for k, v in vars(event).items() if k != "measures"})
         self._desk.changes()
+        if isinstance(event, events.RoundDiscarded) and self.voids <= self.retries:
+            self._rest()
+
+    def _rest(self) -> None:
+        """Sites that all failed at once, or a network that is down, get time to come back before the next attempt."""
+        wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (self.voids - 1))
+        self._again = time.monotonic() + wait
+        self._halted.wait(wait)
 
     def _count(self, event: events.Event) -> None:
         rounds = self._desk.rounds

@@ -11,6 +11,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from insitu.config import toml
+from insitu.core import wire
 from insitu.core.errors import ConfigError, EngineError, Refusal
 from insitu.engines.https.authority import Token, files, keys, pem, request_for
 from insitu.engines.https.http import Reply, Transport
@@ -108,13 +109,20 @@ class Operator:
         """Stops, pauses or resumes a run, and returns its status."""
         return str(self.post(f"/v1/runs/{quote(run, safe='')}/{order}")["status"])
 
+    def predict(self, run: str, x: Any) -> Any:
+        """Predictions for examples x [n, …]."""
+        body = wire.encode({"x": x})
+        path = f"/v1/runs/{quote(run, safe='')}/predict"
+        return wire.decode(self._asked("POST", path, {}, body, 30 * PATIENCE).body)["y"]
+
     def events(self, run: str, after: int, wait: float) -> tuple[list[dict[str, Any]], int]:
         """Events after a number, for which it waits so long; and the number to go on from."""
         told = self.get(f"/v1/runs/{quote(run, safe='')}/events", after=after, wait=wait)
         return list(told["events"]), int(told["last"])
 
     def _asked(self, method: str, path: str, query: Mapping[str, str], body: bytes | None, timeout: float) -> Reply:
-        headers = {**HEADERS, **({"content-type": "application/json"} if body is not None else {})}
+        kind = "application/octet-stream" if path.endswith("/predict") else "application/json"
+        headers = {**HEADERS, **({"content-type": kind} if body is not None else {})}
         request = self._transport.request(
             method, path, query=query, headers=headers, body=body, length=None if body is None else len(body),
             timeout=timeout,

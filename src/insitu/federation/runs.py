@@ -7,16 +7,18 @@ import contextlib
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from insitu.core import wire
 from insitu.core.errors import InsituError, Refusal, StoreError
+from insitu.core.events import Event
 from insitu.core.federation import Ledger, Submitted
-from insitu.core.protocols import Engine, Store
-from insitu.core.types import Population
-from insitu.federation import status, tables, telling
+from insitu.core.protocols import Store
+from insitu.federation import predicting, status, tables, telling
+from insitu.federation.backend import Backend
 from insitu.federation.live import Live, plain_events
 from insitu.federation.logs import Tell
 from insitu.federation.metrics import Rounds
@@ -30,38 +32,11 @@ MOST = 500
 """Events that are told at once."""
 
 
-class Backend(Protocol):
-    """What trains: the exchange with the sites. May be called from any thread."""
-
-    def engine(self, run: str, tables: Mapping[str, Any]) -> Engine:
-        """The engine for a run."""
-        ...
-
-    def population(self, run: str) -> Population:
-        """The sites that take part in a run, as the ledger's roster says."""
-        ...
-
-    def status(self, run: str) -> Mapping[str, Any]:
-        """What is open in a run now; empty where nothing is."""
-        ...
-
-    def halt(self, run: str, why: str) -> None:
-        """Makes the run's session raise Halted, now or when it is next used."""
-        ...
-
-    def release(self, run: str) -> None:
-        """The run may be worked on again: undoes ``halt``."""
-        ...
-
-    def finished(self, run: str) -> None:
-        """All rounds are done: what was kept to go on with it is no longer needed."""
-        ...
-
-
 class Desk:
     """Starts, holds and ends runs. ``begin`` is called when this process leads, ``end`` when it no longer does.
 
-    tell  the log; ``note`` the audit log: who, what, data
+    tell     the log; ``note`` the audit log: who, what, data
+    observe  told of every event of every run, in the run's own thread
     """
 
     def __init__(
@@ -74,17 +49,19 @@ class Desk:
         tell: Tell,
         rounds: Rounds,
         note: Callable[[str, str, Mapping[str, Any]], None],
+        observe: Callable[[Event], None] = lambda event: None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.ledger, self.store, self.backend = ledger, store, backend
         self.settings, self.code, self.tell, self.rounds, self.now = settings, code, tell, rounds, now
-        self.note = note
+        self.note, self.observe = note, observe
         self._lock = threading.RLock()
         self._wake = threading.Condition(self._lock)
         self._runs: dict[str, Submitted] = {}
         self._live: dict[str, Live] = {}
         self._ending = False
         self._thread: threading.Thread | None = None
+        self._predicting = threading.Lock()
         self._listeners: list[Callable[[], None]] = []
 
     # ------------------------------------------------------------ with the process
@@ -174,8 +151,15 @@ class Desk:
             submitted.run, submitted.status, submitted.reason, committed=len(history), of=of,
             call=self.backend.status(submitted.run) if live else {},
             voids=live.voids if live else 0, retries=live.retries if live else 0,
-            trouble=live.trouble if live else "", starting=self._starting(submitted), history=row,
+            trouble=live.trouble if live else "", again=live.again() if live else None,
+            starting=self._starting(submitted), history=row,
         )  # fmt: skip
+
+    def ended(self, run: str) -> bool:
+        """Whether nothing more will happen in this run, unless somebody orders it."""
+        with self._lock:
+            submitted = self._known(run)
+            return submitted.status in ("finished", "stopped", "failed") and submitted.run not in self._live
 
     def events(self, run: str, after: int) -> tuple[list[dict[str, Any]], int]:
         """Events after the one of this number, and the number of the last that is told."""
@@ -200,6 +184,25 @@ class Desk:
             raise Refusal("BAD_STATE", f"run {submitted.run} has no model yet, as no round is committed")
         plan = tables.submitted(submitted.tables, submitted.run, self.code).plan()
         return wire.encode(vars(plan.algorithm.params(checkpoint.state)))
+
+    def predict(self, run: str, body: bytes, by: str) -> bytes:
+        """Predictions for the examples in a body, both as ``core/wire`` bytes."""
+        with self._lock:
+            submitted = self._known(run)
+            if submitted.run in self._live:
+                raise Refusal("BAD_STATE", f"run {submitted.run} is trained just now: pause it, or wait for its end")
+        with self._predicting:
+            id, backend = submitted.run, self.backend
+            backend.release(id)
+            try:
+                checkpoint = self.store.load(id) if any(one["id"] == id for one in self.store.runs()) else None
+                engine, population = backend.engine(id, submitted.tables), backend.population(id)
+                found = predicting.predicted(submitted, checkpoint, population, engine, self.code, body)
+            finally:
+                if submitted.status == "finished":
+                    backend.finished(id)
+        self.note(by, "predict", {"run": id, "bytes": len(body)})
+        return found
 
     async def changed(self, wait: float) -> None:
         """Returns when something has happened in a run, or after so many seconds (one at most: nobody is forgotten)."""
@@ -233,6 +236,11 @@ class Desk:
         """Runs that are trained now."""
         with self._lock:
             return len(self._live)
+
+    def counted(self) -> dict[str, int]:
+        """Runs by status, those that have not ended even where there are none."""
+        with self._lock:
+            return {"queued": 0, "running": 0, "paused": 0, **Counter(run.status for run in self._runs.values())}
 
     # ------------------------------------------------------------ the queue
 

@@ -67,6 +67,20 @@ class LogTable:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TracesTable:
+    """OpenTelemetry, with the extra ``otel``.
+
+    endpoint  of a collector that takes OTLP over HTTP, ``http://127.0.0.1:4318``; empty: no traces
+    """
+
+    endpoint: str = ""
+
+    def __post_init__(self) -> None:
+        if self.endpoint and not self.endpoint.startswith(("http://", "https://")):
+            raise PlanError(f"Expected endpoint={self.endpoint!r} to begin with http:// or https://")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunsTable:
     """How runs begin and end.
 
@@ -131,6 +145,7 @@ class Settings:
     blobs: BlobsTable = field(default_factory=BlobsTable)
     metrics: MetricsTable = field(default_factory=MetricsTable)
     log: LogTable = field(default_factory=LogTable)
+    traces: TracesTable = field(default_factory=TracesTable)
     runs: RunsTable = field(default_factory=RunsTable)
     sites: SitesTable = field(default_factory=SitesTable)
     limits: dict[str, Any] = field(default_factory=dict)
@@ -154,7 +169,7 @@ class Settings:
 NAME_WORDS = "lower-case letters, digits, '-', '_' and '.', at most 63, such as my-study"
 TABLES: dict[str, type[Any]] = {
     "store": StoreTable, "blobs": BlobsTable, "metrics": MetricsTable, "log": LogTable, "runs": RunsTable,
-    "sites": SitesTable,
+    "sites": SitesTable, "traces": TracesTable,
 }  # fmt: skip
 
 

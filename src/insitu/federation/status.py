@@ -20,6 +20,7 @@ def compose(
     voids: int = 0,
     retries: int = 0,
     trouble: str = "",
+    again: float | None = None,
     starting: str = "",
     history: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -29,6 +30,7 @@ def compose(
     call       what is open in the run now, as the exchange tells it; empty where nothing is
     voids      attempts of the present round that were void, of ``retries`` that are allowed
     trouble    what holds the coordinator up: a full disk, a database that is away
+    again      seconds until a void round is tried again
     starting   what a queued run waits for
     """
     active = status in ("running", "stopping")
@@ -49,7 +51,7 @@ def compose(
         "retries": retries,
         "history": dict(history or {}),
     }
-    told["next"] = _next(told, call, trouble, starting)
+    told["next"] = _next(told, call, trouble, starting) if again is None else _again(told, again)
     return told
 
 
@@ -85,6 +87,10 @@ def _next(told: Mapping[str, Any], call: Mapping[str, Any], trouble: str, starti
     else:
         rest = f"when they have answered, or in {duration(deadline)}, with the quorum or not at all"
     return f"round {round} ends {rest}" if told["waiting_for"] else f"round {round} is folded and committed"
+
+
+def _again(told: Mapping[str, Any], seconds: float) -> str:
+    return f"round {told['round']} was void, and is tried again in {duration(seconds)}"
 
 
 def lines(told: Mapping[str, Any]) -> list[str]:

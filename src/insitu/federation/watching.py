@@ -41,6 +41,8 @@ class Watching:
     counters: Callable[[], Mapping[str, float]]
     gauges: Callable[[], Mapping[str, float]]
     rounds: Rounds
+    certificates: Callable[[], Mapping[str, float]] = dict
+    """Seconds until the authority's and the coordinator's certificates end."""
     refused: dict[str, int] = field(default_factory=dict)
     """Requests that were refused, by code."""
 
@@ -62,7 +64,10 @@ class Watching:
         samples = [
             metrics.one("insitu_leading", "gauge", "Whether this coordinator leads.", self.lead.leading),
             metrics.one("insitu_ready", "gauge", "Whether it can do its work.", not self.ready()),
-            metrics.one("insitu_runs", "gauge", "Runs that are trained now.", self.desk.live()),
+            metrics.by("insitu_runs", "gauge", "Runs, by status.", "status", self.desk.counted()),
+            metrics.by(
+                "insitu_certificate_seconds", "gauge", "Seconds until a certificate ends.", "whose", self.certificates()
+            ),
             metrics.one("insitu_sites_connected", "gauge", "Sites that are connected.", _connected(contacts)),
             metrics.one(
                 "insitu_disk_free_bytes", "gauge", "Free where the federation is.", shutil.disk_usage(self.folder).free

@@ -107,8 +107,9 @@ def test_a_coordinator_that_dies_anywhere_ends_with_the_same_model(name, tmp_pat
                 with federation.coordinator():
                     result = federation.run(store=store, rounds=9)
                 break
-            except (Crash, Exception) as error:
-                assert isinstance(error, Crash) or "Crash" in repr(error), error
+            except BaseException as error:
+                if not isinstance(error, Crash):
+                    raise
     assert len(died) == 2 * len(places)
     same(result, inline(plan, clients, rounds=9))
 
@@ -199,7 +200,7 @@ def test_a_void_round_is_tried_again_and_stays_void_after_a_restart(tmp_path, mo
                 raise Crash
 
         monkeypatch.setattr(federations.Exchange, "close", close)
-        with federation.coordinator({"c": moody, "d": moody}), pytest.raises(BaseException, match="Crash|"):
+        with federation.coordinator({"c": moody, "d": moody}), pytest.raises(Crash):
             federation.run(store=store, rounds=1)
         with federation.coordinator({"c": moody, "d": moody}):
             result = federation.run(store=store, rounds=1, observers=[seen.append])
@@ -299,5 +300,5 @@ def test_a_site_that_joins_takes_part_from_the_next_round_on_and_a_restart_knows
 
 def test_outside_of_a_coordinator_it_says_where_it_runs():
     clients = tables()
-    with pytest.raises(PlanError, match="insitu submit plan.toml"):
+    with pytest.raises(PlanError, match="insitu submit"):
         insitu.run(fedavg(clients), clients, rounds=1, engine="https", store=None)

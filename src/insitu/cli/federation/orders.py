@@ -73,3 +73,25 @@ def model(
     with to.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy's stub takes the names for its own flag
     typer.echo(f"wrote {to}: {len(arrays)} arrays of run {status['run']} after round {status['committed']}")
+
+
+def predict(
+    data: Annotated[Path, typer.Option(metavar="FILE", help="The examples, an array [n, …] as NumPy's .npy.")],
+    run: Run = "last",
+    to: Annotated[Path, typer.Option("--to", metavar="FILE", help="Where predictions go, as .npy.")] = Path("y.npy"),
+    federation: FederationPath = None,
+) -> None:
+    """Predict by a run's model. Where it is its sites' data (knn), all of them are asked."""
+    import numpy as np
+
+    from insitu.core.errors import DataError
+
+    try:
+        x = np.load(data, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{data} is no array that can be read: {error}: write it with numpy.save") from error
+    with connected(federation) as operator:
+        run = str(operator.run(run)["run"])
+        y = np.asarray(operator.predict(run, x))
+    np.save(to, y, allow_pickle=False)
+    typer.echo(f"wrote {to}: {len(y)} predictions of run {run}")

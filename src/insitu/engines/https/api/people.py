@@ -39,7 +39,9 @@ class People:
         """When the ledger was read last, by the monotonic clock."""
 
     def __call__(self, serial: str, name: str) -> Peer:
-        """The member with this certificate. Raises Refusal UNKNOWN_CERTIFICATE or REVOKED."""
+        """The member with this certificate. Raises Refusal UNKNOWN_CERTIFICATE, REVOKED; BUSY before the first look."""
+        if self._known is None:  # else a coordinator that has just started would turn its own sites away for good
+            raise Refusal("BUSY", "the members are not read yet: come back in a moment", 1.0)
         member = self._by_serial.get(serial) or self._renewal(serial, name)
         if member is None or member.name != name:
             raise Refusal(

@@ -35,12 +35,20 @@ class Runs(Protocol):
         """Events after the one of this number, and the number of the last; they count from 1."""
         ...
 
+    def ended(self, run: str) -> bool:
+        """Whether nothing more will happen in this run, unless somebody orders it."""
+        ...
+
     def order(self, run: str, order: Order, by: str) -> str:
         """Stops, pauses or resumes it, and returns its status. Raises Refusal BAD_STATE where that is not possible."""
         ...
 
     def model(self, run: str) -> bytes:
         """The variables after the last committed round, as ``core/wire`` bytes. Raises Refusal BAD_STATE: none yet."""
+        ...
+
+    def predict(self, run: str, body: bytes, by: str) -> bytes:
+        """Predictions for the examples in a body, both as ``core/wire`` bytes. Raises Refusal."""
         ...
 
     async def changed(self, wait: float) -> None:
@@ -66,6 +74,7 @@ class RunsApi:
             Route("GET", "/v1/runs/{run}", READERS, self.status, "why is it waiting?"),
             Route("GET", "/v1/runs/{run}/events", READERS, self.events, "what happened, and happens"),
             Route("GET", "/v1/runs/{run}/model", OPERATOR, self.model, "the variables"),
+            Route("POST", "/v1/runs/{run}/predict", OPERATOR, self.predict, "what the model says of examples"),
             Route("POST", "/v1/runs/{run}/stop", OPERATOR, self.stop, "ends it for good"),
             Route("POST", "/v1/runs/{run}/pause", OPERATOR, self.pause, "asks nobody anything for now"),
             Route("POST", "/v1/runs/{run}/resume", OPERATOR, self.resume, "goes on where it was"),
@@ -91,20 +100,33 @@ class RunsApi:
         return Response.json(await asyncio.to_thread(self._runs.status, request.arguments["run"]))
 
     async def events(self, request: Request) -> Response:
-        """Events after a number: at once where there are any, else when there are, or after ``wait`` seconds."""
+        """Events after a number: at once where there are any or the run has ended, else when there are, or it has.
+
+        None after ``wait`` seconds.
+        """
         run, after = request.arguments["run"], whole_number(request, "after", 0)
         left = seconds(request, "wait", 0.0, LONGEST_WAIT)
         clock = asyncio.get_running_loop().time
         until = clock() + left
         while True:
+            ended = await asyncio.to_thread(self._runs.ended, run)  # before the events: all there are come after it
             found, last = await asyncio.to_thread(self._runs.events, run, after)
-            if found or (left := until - clock()) <= 0 or self._runs.ending():
+            if found or ended or (left := until - clock()) <= 0 or self._runs.ending():
                 return Response.json({"events": found, "last": last})
             await self._runs.changed(left)
 
     async def model(self, request: Request) -> Response:
         """The variables, as bytes."""
         data = await asyncio.to_thread(self._runs.model, request.arguments["run"])
+        return Response(200, data, {"content-type": "application/octet-stream"}, len(data))
+
+    async def predict(self, request: Request) -> Response:
+        """Examples go in as bytes, and predictions come out."""
+        body = bytearray()
+        if request.body is not None:
+            async for piece in request.body:
+                body += piece
+        data = await asyncio.to_thread(self._runs.predict, request.arguments["run"], bytes(body), by(request))
         return Response(200, data, {"content-type": "application/octet-stream"}, len(data))
 
     async def stop(self, request: Request) -> Response:
