@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from cryptography import x509
@@ -169,10 +169,8 @@ class Caller:
 
     async def close(self) -> None:
         self.writer.transport.abort()
-        try:
+        with suppress(OSError, ssl.SSLError):
             await self.writer.wait_closed()
-        except (OSError, ssl.SSLError):
-            pass
 
 
 async def asked(port: Port, tls: ssl.SSLContext, path="/v1/who", method="GET", body=None) -> tuple[int, bytes]:

@@ -15,7 +15,7 @@ from ports import DAY, Caller, Federation, asked, other_authority, serving
 from insitu.engines.https.authority import certificates, keys
 
 
-@pytest.fixture()
+@pytest.fixture
 def federation(tmp_path):
     return Federation(tmp_path)
 
@@ -105,7 +105,8 @@ def test_a_certificate_that_is_not_good_ends_in_an_alert_and_a_line_that_names_i
     shown = certificates.x509.load_pem_x509_certificate(files[0].read_bytes())
     assert f"serial {shown.serial_number:x}" in lines[0]
     assert shown.subject.rfc4514_string() in lines[0]
-    assert "127.0.0.1" in lines[0] and reason in lines[0]
+    assert "127.0.0.1" in lines[0]
+    assert reason in lines[0]
 
 
 def test_a_subject_with_control_characters_cannot_write_into_the_log(federation, caplog):
@@ -130,7 +131,9 @@ def test_a_subject_with_control_characters_cannot_write_into_the_log(federation,
     with caplog.at_level(logging.WARNING, "insitu.https"):
         run(refused())
     (line,) = [r.getMessage() for r in caplog.records if "TLS with" in r.getMessage()]
-    assert "serial 7" in line and "\n" not in line and "\x1b" not in line
+    assert "serial 7" in line
+    assert "\n" not in line
+    assert "\x1b" not in line
 
 
 def test_a_name_that_is_not_the_certificates_is_refused(federation):
