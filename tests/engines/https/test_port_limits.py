@@ -327,6 +327,15 @@ def test_more_uploads_than_there_may_be_are_told_to_come_back(federation):
     assert (small, finished) == (200, 200)
 
 
+def fill(taken):
+    """Opens files until there are no more."""
+    try:
+        while True:
+            taken.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        assert error.errno == errno.EMFILE
+
+
 def test_without_file_descriptors_new_callers_are_turned_away_and_others_served(federation):
     berlin = federation.member("berlin")
 
@@ -340,10 +349,7 @@ def test_without_file_descriptors_new_callers_are_turned_away_and_others_served(
             taken = []
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, before[0]), before[1]))
             try:
-                with pytest.raises(OSError, match="Too many open files") as error:
-                    while True:
-                        taken.append(os.open(os.devnull, os.O_RDONLY))
-                assert error.value.errno == errno.EMFILE
+                fill(taken)
                 await asyncio.get_running_loop().sock_connect(new, ("127.0.0.1", port.at))
                 await until(lambda: port.counts["refused no file descriptors"])
                 turned_away = await asyncio.get_running_loop().sock_recv(new, 1)
