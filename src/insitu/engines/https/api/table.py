@@ -169,7 +169,9 @@ class Table:
 def plain(path: str) -> str:
     """A path with its ``%XX`` decoded, once. Raises Refusal BAD_REQUEST for one that two readers could take for two."""
     if len(path) > MAX_PATH or not path.startswith("/") or not path.isascii():
-        raise Refusal("BAD_REQUEST", f"a path is '/…' of at most {MAX_PATH} ASCII characters, not {shown(path)}")
+        raise Refusal(
+            "BAD_REQUEST", f"a path is at most {MAX_PATH} ASCII characters that begin with '/', not {shown(path)}"
+        )
     try:
         decoded = unquote_to_bytes(path).decode("utf-8")
     except UnicodeDecodeError as error:
