@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,6 +63,7 @@ def federated(folder: Path, rounds: int) -> dict[str, np.ndarray]:
     study, port = folder / "study", str(free_port())
     insitu_("federation", "init", study, "--host", "localhost", "--port", port)
     with started("coordinator", study):
+        until_it_answers(study)
         sites = []
         try:
             for name in HOSPITALS:
@@ -89,6 +91,16 @@ def insitu_(*words: str | Path) -> str:
     if done.returncode:
         raise SystemExit(f"that ended with {done.returncode}")
     return done.stdout
+
+
+def until_it_answers(study: Path) -> None:
+    """Waits for a coordinator that was just started."""
+    for _ in range(60):
+        asked = subprocess.run([*INSITU, "status", "--federation", str(study)], capture_output=True)
+        if asked.returncode == 0:
+            return
+        time.sleep(0.5)
+    raise SystemExit(f"the coordinator does not answer: {asked.stderr.decode()}")
 
 
 def start(*words: str | Path) -> subprocess.Popen[bytes]:

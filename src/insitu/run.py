@@ -153,9 +153,10 @@ class _Loop:
                 self._emit(notice)
             if store and record:
                 store.update(self.id, rounds=self.rounds, engine=engine.config(), choices=session.choices)
-            clock = self._clock(session)
-            server = Server(self.id, self.plan, session, self.clients, memories, self.seed, clock, self._asked)
-            return self._train(server, model, choices, engine)
+            server = self._server(session, memories)
+            first = [model]
+            del start, checkpoint, model  # they would take their room for as long as the run goes on
+            return self._train(server, first.pop(), choices, engine)
         except BaseException as error:
             self._broken(error)
             raise
@@ -268,10 +269,11 @@ class _Loop:
         """Whether this is a rank that learns from rank 0 where to go on."""
         return self.ranks is not None and self.ranks.rank > 0
 
-    def _clock(self, session: Session) -> Callable[[], float]:
+    def _server(self, session: Session, memories: Memories) -> Server:
+        clock = self.ranks.clock if self.ranks else time.monotonic
         if isinstance(session, Waits):
-            return session.clock
-        return self.ranks.clock if self.ranks else time.monotonic
+            clock = session.clock
+        return Server(self.id, self.plan, session, self.clients, memories, self.seed, clock, self._asked)
 
     def _asked(self, round: int, asked: int) -> None:
         self._emit(events.RoundStarted(self.id, round, asked))
@@ -282,7 +284,7 @@ class _Loop:
         text = str(error) if halted else f"{type(error).__name__}: {error}".splitlines()[0]
         if self.ranks:
             self.ranks.leave(text)
-        with suppress(StoreError):
+        with suppress(StoreError, ResumeError):  # a run that could not even be created is in no store
             done = len(self.history)
             self._emit(events.RunStopped(self.id, done, f"{text}; {done} rounds are committed"))
             if self.store:

@@ -81,3 +81,17 @@ def test_a_value_that_is_used_again_does_not_change_the_sum():
     accumulator = Mean().add(Mean().zero(), Update({"a": {"x": lane, "n": torch.tensor([1])}}, {"a": 1.0}), "0")
     lane.fill_(100)
     assert accumulator["value"]["a"]["x"].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_large_array_is_added_piece_by_piece_with_the_same_bits(dtype, order):
+    rng = np.random.default_rng(3)
+    first, second = (np.asarray(rng.normal(size=(300, 701)), dtype, order=order) for _ in range(2))
+    total = Mean().zero()
+    for x, weight in ((first, 3.0), (second, 0.7)):
+        total = Mean().add(total, Update({"a": {"x": x}}, {"a": weight}), "client")
+    wide = np.float64 if dtype == "float64" else np.float32
+    expected = first.astype(wide) * 3.0 + second.astype(wide) * 0.7
+    assert total["value"]["a"]["x"].dtype == wide
+    assert np.array_equal(total["value"]["a"]["x"], expected)

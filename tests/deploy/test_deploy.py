@@ -120,6 +120,17 @@ def test_the_image_and_the_compose_file_start_what_there_is() -> None:
         assert [text for one in told if (text := commands.wrong(one))] == [], name
 
 
+def test_alerts_watch_numbers_that_there_are() -> None:
+    (block,) = re.findall(
+        r"```yaml\n(groups:.*?)```", (ROOT / "docs" / "operations.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    rules = [rule for group in yaml.safe_load(block)["groups"] for rule in group["rules"]]
+    asked = {name for rule in rules for name in re.findall(r"insitu_\w+", rule["expr"])}
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src" / "insitu" / "federation").glob("*.py"))
+    assert len(asked) > 4
+    assert {name for name in asked if f'"{name}"' not in source} == set()
+
+
 # ------------------------------------------------------------ fitting together
 
 

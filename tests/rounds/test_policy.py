@@ -110,6 +110,10 @@ def test_on_is_pure():
         ({"retries": 1.5}, "retries=1.5"),
         ({"deadline": timedelta(0)}, "deadline"),
         ({"deadline": 30}, "deadline"),
+        ({"gone": 30}, "gone=30"),
+        ({"gone": timedelta(0)}, "gone"),
+        ({"missed": "hope"}, "missed='hope'"),
+        ({"missed": "wait"}, "give quorum"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, says):
@@ -121,3 +125,28 @@ def test_config_is_plain():
     assert Policy(deadline=timedelta(minutes=1)).config() == {
         "name": "policy", "quorum": 0.0, "over_select": 0.0, "deadline": 60.0, "retries": 3,
     }  # fmt: skip
+
+
+def test_what_came_later_is_in_the_config_only_where_it_is_used():
+    """So that a run that was stored before there was such an option has the same digest."""
+    config = Policy(quorum=0.5, missed="wait", gone=timedelta(minutes=2)).config()
+    assert (config["missed"], config["gone"]) == ("wait", 120.0)
+    assert {"missed", "gone"}.isdisjoint(Policy(quorum=0.5).config())
+
+
+@given(st.integers(1, 9), st.integers(1, 10), st.lists(st.sampled_from(["arrived", "failed", "tick"]), max_size=30))
+def test_a_round_that_waits_for_its_quorum_ends_with_it_or_when_all_are_heard(quorum, asked, happened):
+    policy = Policy(quorum / 10, deadline=timedelta(seconds=1), missed="wait")
+    least, state, now = policy.least(asked), policy.open(asked, asked, 0.0), 1.0
+    for event in happened:
+        now += 1.0  # all of it after the deadline
+        if state.effect != "wait":
+            break
+        state = policy.on(state, event, now)
+        heard = state.arrived + state.failed
+        if state.arrived >= least:
+            assert state.effect == "commit"
+        elif heard >= asked:
+            assert state.effect == "discard"
+        else:
+            assert state.effect == "wait"

@@ -126,6 +126,16 @@ def test_a_failure_brings_in_the_next_and_shuts_nobody_out(happens, wanted, data
     assert second.seconds >= first.seconds
 
 
+def test_a_round_may_wait_beyond_its_deadline_for_the_quorum_and_no_longer():
+    policy = Policy(quorum=0.6, deadline=timedelta(seconds=5), missed="wait")
+    verdict = judge(policy, asked([9.0, 1.0, 8.0], [True] * 3, 3))
+    assert (verdict.effect, verdict.seconds, list(verdict.counted), verdict.late) == ("commit", 8.0, [1, 2], 1)
+    verdict = judge(policy, asked([9.0, 1.0, 8.0], [False, True, False], 3))
+    assert (verdict.effect, verdict.seconds) == ("discard", 9.0)
+    in_time = judge(policy, asked([9.0, 1.0, 4.0], [True] * 3, 3))
+    assert (in_time.effect, in_time.seconds, list(in_time.counted)) == ("commit", 5.0, [1, 2])
+
+
 def test_a_round_of_nobody_takes_no_time():
     verdict = judge(Policy(deadline=timedelta(seconds=5)), asked([], [], 0))
     assert (verdict.effect, verdict.seconds) == ("discard", 0.0)

@@ -13,6 +13,9 @@ from insitu.core.errors import UpdateError
 from insitu.core.protocols import Reduce
 from insitu.core.types import Context, Total, Update
 
+PIECE = 2**16
+"""Numbers that are multiplied and added together."""
+
 
 class Sum(TypedDict):
     """An accumulator of constant size: Σ w·v and Σ w of each part, and how many updates are in it."""
@@ -95,9 +98,20 @@ def _fold(target: Any, value: Mapping[str, Any], weight: float) -> None:
         elif arrays.is_torch(x) and x.is_floating_point():
             target[key].add_(arrays.widen(x), alpha=weight)
         elif arrays.is_float(x):
-            target[key] += arrays.widen(x) * weight
+            target[key] = _added(target[key], x, weight)
         else:
             target[key] = arrays.maximum(target[key], x)
+
+
+def _added(target: Any, x: Any, weight: float) -> Any:
+    """target + weight · x in place, piece by piece: what is multiplied stays in the processor's cache."""
+    if x.size <= PIECE or not (target.flags.c_contiguous and x.flags.c_contiguous):
+        target += arrays.widen(x) * weight
+        return target
+    flat, own = target.reshape(-1), x.reshape(-1)
+    for at in range(0, flat.size, PIECE):
+        flat[at : at + PIECE] += arrays.widen(own[at : at + PIECE]) * weight
+    return target
 
 
 def alike(target: Any, value: Any, path: str, client: str) -> None:

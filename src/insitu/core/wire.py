@@ -94,7 +94,7 @@ def decode(data: bytes | bytearray | memoryview) -> Any:
     return _rebuilt(header, _Held(payload))
 
 
-def decode_stream(take: Callable[[int], bytearray], length: int) -> tuple[Any, list[dict[str, Any]]]:
+def decode_stream(take: Callable[[int], Any], length: int) -> tuple[Any, list[dict[str, Any]]]:
     """The tree of a :func:`frame` of ``length`` bytes, and its table of tensors, without holding the bytes as well.
 
     ``take(n)`` gives the next n bytes, which become the arrays' own: memory is the tree. Whoever gives them has
@@ -136,7 +136,7 @@ class _Coming:
 
     ours = True
 
-    def __init__(self, take: Callable[[int], bytearray], length: int) -> None:
+    def __init__(self, take: Callable[[int], Any], length: int) -> None:
         self._take, self.length, self.at = take, length, 0
 
     def take(self, count: int) -> memoryview:

@@ -216,6 +216,7 @@ class Server:
                     opened = policy.on(opened, event, self.clock())
                 if opened.effect != "wait":
                     break
+                del item  # a model's room, which the next one needs
         if not len(places):
             opened = policy.on(opened, "tick", self.clock())
         return Heard(fold.finish(), fold.reports, fold.failures, places, opened.effect, opened.reason)

@@ -94,7 +94,8 @@ def judge(policy: Policy, asked: Asked, broken: Collection[int] = ()) -> Verdict
     last = np.inf if policy.deadline is None else policy.deadline.total_seconds()
     state, heard, now = policy.open(len(order), asked.wanted, 0.0), 0, 0.0
     for moment, answered in zip(fates.seconds[order].tolist(), answers[order].tolist(), strict=True):
-        if moment > last:
+        waits = policy.missed == "wait" and state.arrived < policy.least(state.wanted)
+        if moment > last and not waits:
             break
         now, heard = moment, heard + 1
         state = policy.on(state, "arrived" if answered else "failed", now)

@@ -14,8 +14,8 @@ from insitu.core.events import Evaluated, Event, RoundCommitted
 from insitu.core.part import to_json
 from insitu.core.protocols import Checkpoint
 
-PART = 64 * 2**20
-"""Bytes of a blob in one row: SQLite takes at most 10⁹, and small rows are read with little memory."""
+PART = 4 * 2**20
+"""Bytes of a blob in one row: SQLite copies each as a whole, and does not give that room back."""
 
 Row = dict[str, Any]
 _METRICS = ("metrics", "clients", "spread", "measures", "rows")

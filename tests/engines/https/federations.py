@@ -184,15 +184,14 @@ class Federation:
             thread.join()
             loop.close()
 
-    def engine(self):
-        return Https(self.exchange, "run", TABLES, {}, self.call)
-
-    def run(self, rounds=3, seed=11, store=None, **more):
+    def run(self, rounds=3, seed=11, store=None, id="run", **more):
         observers = more.pop("observers", [])
-        known = store is not None and any(one["id"] == "run" for one in store.runs())
+        known = store is not None and any(one["id"] == id for one in store.runs())
+        self.ledger.admit(id, self.names, 1) if not self.ledger.roster(id) else None
+        engine = Https(self.exchange, id, TABLES, {}, self.call)
         return insitu.run(
-            self.plan, Sites(self.ledger, "run"), rounds=rounds, engine=self.engine(), seed=seed, store=store,
-            observers=observers, id="run", resume="run" if known else None, **more,
+            self.plan, Sites(self.ledger, id), rounds=rounds, engine=engine, seed=seed, store=store,
+            observers=observers, id=id, resume=id if known else None, **more,
         )  # fmt: skip
 
 

@@ -270,11 +270,16 @@ def test_more_chunks_than_an_update_can_have_are_too_many(monkeypatch):
         async with Room() as room:
             told = await room.task("a")
             count = 0
-            with pytest.raises(Refusal) as refused:
+
+            def bring_on():
+                nonlocal count
                 while True:
                     with room.exchange.arriving("a", told["task"], f"{count:064d}") as whole:
                         whole()
                     count += 1
+
+            with pytest.raises(Refusal) as refused:
+                bring_on()
             assert refused.value.code == "TOO_LARGE"
             assert 3 <= count <= 5
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from datetime import timedelta
 
 import federations
@@ -162,8 +164,6 @@ async def join(federation, site):
 
 def halted_when(federation, ready):
     """Halts the run from another thread as soon as its status is as wanted."""
-    import threading
-    import time
 
     def look():
         while not ready(federation.exchange.status("run")):
@@ -296,6 +296,28 @@ def test_a_site_that_joins_takes_part_from_the_next_round_on_and_a_restart_knows
     assert [len(seals[round].accepted) for round in (1, 2, 3)] == [4, 5, 5]
     assert federation.ledger.roster("run")[-1] == ("e", 2)
     assert any(isinstance(event, events.Notice) and "e takes part from round 2 on" in event.text for event in seen)
+
+
+def test_several_runs_share_their_sites_and_their_chunks():
+    clients = tables()
+    plan = fedavg(clients)
+    federation, done = Federation(clients, plan), {}
+    with federation.coordinator():
+
+        def go(seed):
+            done[seed] = federation.run(rounds=4, seed=seed, id=f"run-{seed}")
+
+        threads = [threading.Thread(target=go, args=(seed,)) for seed in (1, 2, 3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        for seed in (1, 2, 3):
+            federation.call(federation.exchange.forget(f"run-{seed}", 2**62))
+        federation.exchange.shelf.clear()
+    for seed in (1, 2, 3):
+        same(done[seed], inline(plan, clients, rounds=4, seed=seed))
+    assert not federation.blobs.whole
 
 
 def test_outside_of_a_coordinator_it_says_where_it_runs():

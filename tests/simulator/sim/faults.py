@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import sqlite3
 from dataclasses import dataclass
 from random import Random
+
+from sqlalchemy.exc import OperationalError
 
 from sim.loop import Process
 from sim.network import Weather
@@ -80,5 +83,14 @@ class Strikes:
             self.on_death(process, name)
             process.die()
         elif name in DISK and 1 - draw < self._chances.error_at * 4:
-            code = errno.ENOSPC if self._random.random() < 0.5 else errno.EIO
-            raise OSError(code, "the simulation's disk")
+            full = self._random.random() < 0.5
+            if "commit" in name:
+                raise _of_sqlite(full)
+            raise OSError(errno.ENOSPC if full else errno.EIO, "the simulation's disk")
+
+
+def _of_sqlite(full: bool) -> OperationalError:
+    """What SQLAlchemy raises where SQLite's disk is full or broken."""
+    error = sqlite3.OperationalError("database or disk is full" if full else "disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_FULL if full else sqlite3.SQLITE_IOERR  # type: ignore[attr-defined]
+    return OperationalError("COMMIT", None, error)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import heapq
-import threading
 from asyncio import events as asyncio_events
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from insitu.core import failpoints
+
+
+TURN = 1e-6
+"""Virtual seconds that a turn takes: time never stands still, or what waits for the rest of a rounding would for ever."""
 
 
 class Died(BaseException):
@@ -90,6 +93,20 @@ class Process:
 CURRENT: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
 
 
+class _Future(asyncio.Future):  # type: ignore[type-arg]
+    """A future that knows whose it is."""
+
+    def __init__(self, *, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self.process = CURRENT.get()
+
+
+class _Task(asyncio.Task):  # type: ignore[type-arg]
+    """A task that does."""
+
+    process: Process | None = None
+
+
 class VirtualLoop(asyncio.BaseEventLoop):
     """Callbacks run in the order in which they were made ready, timers in the order of their times; nothing waits."""
 
@@ -102,7 +119,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Called after every callback."""
         self.troubles: list[dict[str, Any]] = []
         """What asyncio complains of: exceptions that nobody has looked at."""
-        self.owner = threading.get_ident()
+        self._begun: dict[int, Process | None] = {}
+        """By generator the process that it runs in."""
         self.set_task_factory(_make_task)  # type: ignore[arg-type]
         self.set_exception_handler(self._on_trouble)
 
@@ -119,8 +137,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
         return self.call_soon(callback, *args, context=context)
 
+    def create_future(self) -> asyncio.Future[Any]:
+        return _Future(loop=self)
+
     def _on_trouble(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        if not isinstance(context.get("exception"), Died):
+        future = context.get("future") or context.get("task")
+        process = future.process if isinstance(future, (_Future, _Task)) else None
+        if not isinstance(context.get("exception"), Died) and (process is None or process.alive):
             self.troubles.append(context)
 
     def _run_once(self) -> None:
@@ -132,6 +155,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             if not timers:
                 raise Stuck("nothing will ever happen any more, and somebody still waits")
             self._now = max(self._now, timers[0]._when)
+        self._now += TURN
         while timers and timers[0]._when <= self._now:
             handle = heapq.heappop(timers)
             handle._scheduled = False
@@ -167,9 +191,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def _write_to_self(self) -> None:
         raise AssertionError("there are no sockets here")
 
+    def _asyncgen_firstiter_hook(self, agen: Any) -> None:
+        super()._asyncgen_firstiter_hook(agen)  # type: ignore[misc]
+        self._begun[id(agen)] = CURRENT.get()
+
     def _asyncgen_finalizer_hook(self, agen: Any) -> None:
         """A generator that was left in the middle is closed by its own process, if that lives."""
-        process = CURRENT.get()
+        process = self._begun.pop(id(agen), None)
         self._asyncgens.discard(agen)
         if not self.is_closed() and (process is None or process.alive):
             self.create_task(agen.aclose())
@@ -180,7 +208,8 @@ def _make_task(loop: VirtualLoop, coroutine: Any, context: Any = None, **more: A
     if process is not None and not process.alive:
         coroutine.close()
         raise Died(process.name)
-    task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, context=context, **more)
+    task = _Task(coroutine, loop=loop, context=context, **more)
+    task.process = process
     if process is not None:
         process.tasks[task] = None
         task.add_done_callback(lambda done: process.tasks.pop(done, None), context=contextvars.Context())

@@ -115,8 +115,10 @@ class Network:
         if connection is None:
             raise ConnectionRefusedError("nobody listens there")
         try:
-            async with asyncio.timeout(timeout):
-                return await asyncio.shield(connection.answer)
+            await asyncio.wait([connection.answer], timeout=timeout)
+            if not connection.answer.done():
+                raise TimeoutError(f"no answer for {timeout:g} s")
+            return connection.answer.result()
         finally:
             connection.gone = True
             self.open.pop(connection, None)

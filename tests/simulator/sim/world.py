@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from insitu.core.errors import StoreError
 from insitu.core.federation import Member
 from insitu.engines.https.http import Peer
 from insitu.store.ledger.sqlite import SqliteLedger
@@ -318,6 +320,20 @@ class World:
         await self.loop.create_future()
 
 
+class _Listener(logging.Handler):
+    """Hears what handlers log of exceptions that no request should end in."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(logging.ERROR)
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None and not isinstance(error, (StoreError, OSError)) and self._world._broken is None:
+            self._world._broken = Broken(f"{record.getMessage()}: {error!r}")
+            self._world._broken.__cause__ = error
+
+
 def simulate(seed: int, *, show: bool = False, chances: Chances | None = None) -> Result:
     """Goes through one seed. What is found wrong is told in the result."""
     shm = Path("/dev/shm")
@@ -326,6 +342,9 @@ def simulate(seed: int, *, show: bool = False, chances: Chances | None = None) -
     gc.disable()  # generators that nobody holds are closed when their last name goes, and at no other time
     world = World(seed, folder, show, chances)
     trouble = ""
+    log, listener = logging.getLogger("insitu"), _Listener(world)
+    propagate, log.propagate = log.propagate, False
+    log.addHandler(listener)
     try:
         run(world.loop, _to_the_end(world), world.strikes)
         if world.loop.troubles:
@@ -336,6 +355,8 @@ def simulate(seed: int, *, show: bool = False, chances: Chances | None = None) -
         if error.__cause__ is not None:
             trouble += f" ({error.__cause__!r})"
     finally:
+        log.removeHandler(listener)
+        log.propagate = propagate
         shutil.rmtree(folder, ignore_errors=True)
         if collects:
             gc.enable()

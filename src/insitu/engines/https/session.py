@@ -170,6 +170,7 @@ class HttpsSession:
                 heard += 1
                 arrived += isinstance(item, Answer)
                 yield item
+                del item  # or the next one would be read while this one still takes its room
         finally:
             # A call that is not complete stays open: whatever has happened here, sites go on, and so does a restart.
             if arrived >= wanted or heard >= len(tasks):

@@ -102,8 +102,8 @@ class Chunks:
                 await self._write(request, task, part, mine)
                 if part.offset == total:
                     failpoints.hit("chunk.before_finish")
-                    ended = True
                     await self._finished(part)
+                    ended = True
                     whole()
                     failpoints.hit("chunk.finished")
                     return Response.json({"offset": total, "done": True})
@@ -135,6 +135,10 @@ class Chunks:
             await self._disk(part.finish)
         except BlobError as error:
             raise Refusal("BAD_DIGEST", str(error)) from error
+        except StoreError:
+            with suppress(StoreError):  # what could not be synced once is not to be relied on: it is sent anew
+                await self._disk(part.abandon)
+            raise
 
     async def _kept(self, part: Part) -> None:
         await self._disk(part.suspend)

@@ -83,6 +83,7 @@ def _outline(manifest: Manifest, read: Read, looks: Callable[[Mapping[str, Any],
     source = Source(manifest.chunks, read)
     entries = iter(manifest.tensors)
     head = 2  # the frame's first bytes and its header
+    room = memoryview(bytearray(PIECE))
 
     def take(count: int) -> Any:
         nonlocal head
@@ -96,7 +97,8 @@ def _outline(manifest: Manifest, read: Read, looks: Callable[[Mapping[str, Any],
         assert dtype is not None
         at = 0
         while at < count:
-            piece = source.take(min(PIECE, count - at))
+            piece = room[: min(PIECE, count - at)]
+            source.fill(piece)
             looks(entry, np.frombuffer(piece, dtype), at // dtype.itemsize)
             at += len(piece)
         return np.zeros(count, np.uint8)  # pages that nobody touches take no memory
