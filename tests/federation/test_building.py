@@ -68,7 +68,7 @@ def test_one_minor_version_apart_they_work_together(theirs, ours, fits):
         return
     with pytest.raises(Refusal) as found:
         building.check_version(theirs, ours)
-    assert found.value.code == "VERSION"
+    assert found.value.code == "SITE_REFUSED"
 
 
 def test_code_is_compared_by_its_digest(tmp_path):
@@ -97,3 +97,22 @@ def test_code_outside_of_the_folder_has_no_fingerprint(tmp_path):
 def test_installed_libraries_have_versions_instead(tmp_path):
     told = {"learner": {"name": "sklearn", "estimator": "sklearn.linear_model:SGDClassifier"}}
     assert building.fingerprints(told, tmp_path) == {}
+
+
+def test_code_that_was_changed_after_it_was_loaded_wants_a_new_start(tmp_path):
+    (tmp_path / "net_that_changes.py").write_text(MODEL)
+    with_code = {**TABLES, "learner": {"name": "torch", "module": "net_that_changes.py:Net"}}
+    building.check_code(describe(tmp_path, with_code)["code"], with_code, tmp_path)
+    (tmp_path / "net_that_changes.py").write_text(MODEL + "# another\n")
+    both = building.fingerprints(with_code, tmp_path)  # the coordinator has the new file as well
+    with pytest.raises(Refusal, match="start this site again"):
+        building.check_code(both, with_code, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"run": 5}, {"seed": "7"}, {"plan": None}, {"config": []}, {"versions": "new"}, {"code": None}]
+)
+def test_a_description_of_another_form_is_refused_by_the_fields_name(tmp_path, change):
+    found = refused({**describe(tmp_path), **change}, tmp_path)
+    assert found.code == "SITE_REFUSED"
+    assert next(iter(change)) in str(found)

@@ -17,6 +17,9 @@ from insitu.federation import tables
 from insitu.rounds.plan import Plan
 from insitu.version import __version__
 
+_LOADED: dict[tuple[Path, str], str] = {}
+"""Code that this process has compared and imported, which it does once: what its file was then."""
+
 
 def build(description: Mapping[str, Any], code: Path, rules: Rules) -> Plan:
     """The plan, if it is the very one that the coordinator has.
@@ -25,12 +28,13 @@ def build(description: Mapping[str, Any], code: Path, rules: Rules) -> Plan:
     allowed or cannot be built here, other code, another version; the text says what to do.
     """
     rules.check_description(description)
+    _check_form(description)
     check_version(str(description["versions"].get("insitu", "?")))
-    check_code(description.get("code") or {}, description["tables"], code)
+    check_code(description["code"], description["tables"], code)
     try:
-        plan = tables.submitted(description["tables"], str(description["run"]), code).plan()
+        plan = tables.submitted(description["tables"], description["run"], code).plan()
         plan = plan.resolve(_schema(description["schema"]))
-        start = None if plan.learner is None else plan.learner.init(int(description["seed"]))
+        start = None if plan.learner is None else plan.learner.init(description["seed"])
     except InsituError as error:
         raise Refusal("SITE_REFUSED", f"the plan cannot be built here: {type(error).__name__}: {error}") from error
     if plan.digest(start) != description["plan"]:
@@ -42,15 +46,25 @@ def build(description: Mapping[str, Any], code: Path, rules: Rules) -> Plan:
     return plan
 
 
+def _check_form(description: Mapping[str, Any]) -> None:
+    """Raises Refusal SITE_REFUSED where a field is missing or of another kind."""
+    kinds = {"run": str, "seed": int, "plan": str, "config": dict, "schema": dict, "versions": dict, "code": dict}
+    for name, kind in kinds.items():
+        value = description.get(name)
+        if type(value) is not kind:
+            raise Refusal("SITE_REFUSED", f"the description's {name} is {value!r:.60}, expected {kind.__name__}")
+
+
 def check_version(theirs: str, ours: str = __version__) -> None:
-    """Raises Refusal VERSION where the coordinator's insitu is more than one minor version older or newer."""
+    """Raises Refusal SITE_REFUSED where the coordinator's insitu is more than one minor version older or newer."""
     try:
         (major, minor), (own_major, own_minor) = (tuple(map(int, text.split(".")[:2])) for text in (theirs, ours))
     except ValueError as error:
-        raise Refusal("VERSION", f"the coordinator's insitu has the version {theirs[:40]!r}, which is none") from error
+        text = f"the coordinator's insitu has the version {theirs[:40]!r}, which is none"
+        raise Refusal("SITE_REFUSED", text) from error
     if major != own_major or abs(minor - own_minor) > 1:
         raise Refusal(
-            "VERSION",
+            "SITE_REFUSED",
             f"the coordinator has insitu {theirs}, and this site {ours}: they work together up to one minor version"
             f" apart; update the {'site' if (major, minor) > (own_major, own_minor) else 'coordinator'}",
         )
@@ -75,6 +89,11 @@ def check_code(told: Mapping[str, Any], plan_tables: Mapping[str, Any], code: Pa
                 "SITE_REFUSED",
                 f"{reference!r} is other code here than at the coordinator (SHA-256 {digest[:12]}… and"
                 f" {str(told.get(reference))[:12]}…): install the same file in {code}",
+            )
+        loaded = _LOADED.setdefault((code, reference), digest)
+        if loaded != digest:
+            raise Refusal(
+                "SITE_REFUSED", f"the file of {reference!r} was changed after it was loaded: start this site again"
             )
 
 

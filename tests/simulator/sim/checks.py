@@ -63,10 +63,11 @@ class Checks:
         self.forgotten: list[tuple[Key, Call]] = []
         self.seals: list[RoundSealed] = []
         self.said: dict[Said, None] = {}
+        """Answers to updates that said that they count."""
         self.manifests: dict[str, Mapping[str, Any]] = {}
         self.chunks: dict[str, bytes] = {}
         self.committed = 0
-        self.revoked: dict[str, float] = {}
+        self.revoked: set[str] = set()
         self._seen = -1
         self._entries = (-1, -1)
         self._database: sqlite3.Connection | None = None
@@ -107,6 +108,11 @@ class Checks:
     def arrived(self, digest: str, data: bytes) -> None:
         """A chunk is whole on the coordinator's disk."""
         self.chunks[digest] = data
+
+    def shut_out(self, names: list[str]) -> None:
+        """The coordinator has shut these out: nothing of theirs counts from here on."""
+        self.look()
+        self.revoked |= set(names)
 
     def answered(self, sent: Sent, response: Response) -> None:
         """An answer leaves the coordinator: what it acknowledges must be durable by now. Raises Broken."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from random import Random
@@ -29,6 +30,8 @@ from sim.study import RUN, Study
 from sim.trace import Trace
 
 LEASE, POLL = 60.0, 25.0
+SWEEP, OLD = 150.0, 300.0
+"""Seconds between two sweeps, and for which nobody has touched what is swept away."""
 
 
 class Coordinator:
@@ -36,18 +39,20 @@ class Coordinator:
 
     def __init__(
         self, process: Process, study: Study, database: Path, platter: Platter, network: Network, random: Random,
-        wall: Callable[[], float], arrived: Callable[[str, bytes], None], trace: Trace,
+        wall: Callable[[], float], arrived: Callable[[str, bytes], None], shut_out: Callable[[list[str]], None],
+        trace: Trace,
     ) -> None:  # fmt: skip
         self.process, self._study, self._random, self._trace = process, study, random, trace
         self._database, self._network, self._wall = database, network, wall
         self._files = BlobFiles(platter, process, arrived)
-        self.finished = False
+        self._shut_out = shut_out
+        self.finished = self.done = False
 
     async def run(self) -> None:
         """Serves sites, and trains until the run is finished."""
         self.ledger = SqliteLedger(self._database, clock=self._wall)
         self.process.ends.append(self.ledger.close)
-        assert self.ledger.lead("coordinator", 30.0)
+        assert self.ledger.lead("coordinator", 1e6)
         self.store = SqliteStore(self._database, behind=timedelta(0), fence=self.ledger.fence)
         self.process.ends.append(self.store._database.close)
         blobs = await self._blobs()
@@ -56,15 +61,59 @@ class Coordinator:
             say=lambda level, text, **fields: self._trace.say("coordinator", text),
         )  # fmt: skip
         self.blobs = blobs
-        self.people = People(self.ledger, lambda who, what, data: None)
+        self.people = People(self.ledger, lambda who, what, data: None, self._gone)
         self.people.refresh()
+        self._shut_out([member.name for member in self.people.members() if member.revoked is not None])
         self.chunks = Chunks(self.exchange, self._disk)
         table = Table([*Tasks(self.exchange, []).routes(), *self.chunks.routes()], self.people)
         self._network.listening = (self.process, table)
         self.process.ends.append(self._network.down)
         self._trace.say("coordinator", "listens")
+        self.process.spawn(self._refresh(), "refresh")
+        self.process.spawn(self._sweep(), "sweep")
         await self._enough()
         await self._train()
+        await self._forget()
+        self.done = True
+        await asyncio.get_running_loop().create_future()  # goes on serving
+
+    async def _refresh(self) -> None:
+        """Members that are new, and those who were shut out, are known within seconds."""
+        while True:
+            await asyncio.sleep(5)
+            with suppress(StoreError):
+                await self._disk(self.people.refresh)
+
+    def _gone(self, serials: list[str]) -> None:
+        names = [m.name for m in self.ledger.members() if m.serial in serials and m.revoked is not None]
+        self._trace.say("coordinator", f"shuts out {', '.join(names)}")
+
+        async def shut_out() -> None:
+            for name in names:
+                await self.exchange.revoked(name)
+            self._shut_out(names)
+
+        self.process.spawn(shut_out(), "shuts out")
+
+    async def _sweep(self) -> None:
+        """Chunks that nobody wants go after a while."""
+        while True:
+            await asyncio.sleep(SWEEP)
+            with suppress(StoreError):
+                await self.swept(OLD)
+
+    async def swept(self, older: float) -> int:
+        """How many chunks and parts went."""
+        needed = await self.exchange.needed()
+        return int(await self._disk(lambda: self.blobs.sweep(needed, older)))
+
+    async def _forget(self) -> None:
+        """The run is finished: nobody asks for its calls any more."""
+        while True:
+            with suppress(StoreError):
+                await self.exchange.forget(RUN, 2**62)
+                return
+            await asyncio.sleep(5)
 
     async def _blobs(self) -> FolderBlobs:
         while True:
@@ -75,12 +124,13 @@ class Coordinator:
                 await asyncio.sleep(5)
 
     async def _enough(self) -> None:
-        """The run begins when all of its sites have said what they have."""
+        """The run begins when all of its sites have said what they have, or were shut out."""
         while not self.ledger.roster(RUN):
-            declared = [member.name for member in self.ledger.members() if member.declared]
-            if set(self._study.names) <= set(declared):
-                self.ledger.admit(RUN, list(self._study.names), 1)
-            await asyncio.sleep(1)
+            members = {m.name: m for m in self.ledger.members()}
+            there = [name for name in self._study.names if members[name].declared]
+            if all(name in there or members[name].revoked is not None for name in self._study.names):
+                self.ledger.admit(RUN, there, 1)
+            await asyncio.sleep(4)
 
     async def _train(self) -> None:
         """As ``federation.live``: what holds a run up does not end it."""

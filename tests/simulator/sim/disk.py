@@ -55,7 +55,10 @@ class Platter:
         for change in self.journal[: self.random.randint(0, len(self.journal))]:
             _apply(self.durable, change)
         self.journal = []
-        kept = {path: inode for path, inode in self.durable.items() if _reachable(self.durable, path)}
+        kept = dict(self.durable)
+        folders = [p for p, inode in self.names.items() if inode.data is None]
+        if any(path not in kept for path in folders):  # what was in a folder that is lost is lost with it
+            kept = {path: inode for path, inode in kept.items() if _reachable(kept, path)}
         self.names, self.durable, self.inside = kept, dict(kept), {}
         for path in kept:
             self.inside.setdefault(path.parent, set()).add(path.name)

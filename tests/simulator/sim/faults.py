@@ -52,7 +52,7 @@ class Chances:
             coordinator_dies=some(150, 0.7), site_dies=some(120, 0.7), parted=some(150), full=some(250, 0.4),
             clock=some(150, 0.4), pause=some(200, 0.4), at_failpoint=random.choice((0.0, 0.0, 0.005, 0.02)),
             error_at=random.choice((0.0, 0.0, 0.0, 0.005)), stranger=some(60, 0.3), revoked=random.random() < 0.1,
-            weather=weather, until=random.uniform(300, 2000),
+            weather=weather, until=random.uniform(200, 1200),
         )  # fmt: skip
 
 

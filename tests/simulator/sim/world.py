@@ -7,7 +7,10 @@ import gc
 import logging
 import shutil
 import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -66,14 +69,20 @@ class World:
         self.processes: dict[str, Process] = {}
         self._lives: dict[str, int] = {}
         self.coordinator: Coordinator | None = None
-        self.finished = False
         self.deaths = 0
         self._offset = 0.0
         self._plans: dict[str, Any] = {}
         self._out: list[Sent] = []
         self._background: list[asyncio.Task[None]] = []
         self._broken: Broken | None = None
+        self._revoked = ""
+        self._hits = 0
         self.most_tasks = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is, and the coordinator that has finished it lives."""
+        return self.coordinator is not None and self.coordinator.done and self.coordinator.process.alive
 
     def wall(self) -> float:
         """The wall clock, which may jump."""
@@ -89,19 +98,32 @@ class World:
         self.network.weather = self.chances.weather
         for name in ("coordinator", *self.study.names):
             self._keep_alive(name)
-        for hazard in (self._deaths(), self._partings(), self._disks(), self._clocks(), self._strangers(), self._later()):
-            self._background.append(asyncio.ensure_future(hazard))
+        made = (self._deaths(), self._partings(), self._disks(), self._clocks(), self._strangers(), self._later())
+        hazards = [asyncio.ensure_future(hazard) for hazard in made]
+        self._background += hazards
         while not self.finished and self.loop.time() < self.chances.until:
             await asyncio.sleep(1)
-        for task in self._background[-6:]:
+        for task in hazards:
             task.cancel()
         self._heal()
         await self._commits()
         await asyncio.sleep(120)
         self.checks.look()
         self.checks.finish()
+        await self._nothing_is_left()
         if not self.checks.excluded() and self.checks.model() != self.study.undisturbed():
             raise Broken("everybody was in every round, and the model is not that of the undisturbed run")
+
+    async def _nothing_is_left(self) -> None:
+        """No chunk of a run that is finished stays on the disk, and whoever was shut out is."""
+        assert self.coordinator is not None
+        await self.coordinator.swept(0.0)
+        files = self.platters["coordinator"].names.items()
+        left = [path.name for path, inode in files if inode.data is not None]
+        if left:
+            raise Broken(f"the run is finished, and the coordinator still keeps {left}")
+        if self._revoked and self._revoked not in self.checks.revoked:
+            raise Broken(f"{self._revoked} was shut out, and the coordinator has not noticed")
 
     async def _commits(self) -> None:
         """Nothing goes wrong any more: round after round commits, each within its time."""
@@ -116,6 +138,7 @@ class World:
 
     def _found(self) -> None:
         """The founder's part: a ledger with members."""
+        self._database.write_bytes(_empty_database())
         with SqliteLedger(self._database, clock=self.wall) as ledger:
             for name in self.study.names:
                 ledger.add_member(Member(name, "site", serial_of(name), self.wall()))
@@ -144,8 +167,10 @@ class World:
         """After every callback."""
         if self._broken is not None:
             raise self._broken
-        if self.checks.look():
+        writes = self.strikes.hits.get("ledger.commit.before", 0) + self.strikes.hits.get("store.commit.before", 0)
+        if (writes != self._hits or self.loop.steps % 64 == 0) and self.checks.look():
             self.trace.say("world", f"journal {self._entries()}, committed {self.checks.committed}")
+        self._hits = writes
         if self.loop.steps % 64 == 0:
             self._check_memory()
 
@@ -206,9 +231,6 @@ class World:
             self.trace.say(name, "is dead")
             return False
         error = None if not task.done() or task.cancelled() else task.exception()
-        if name == "coordinator" and error is None:
-            self.finished = True
-            return True
         if isinstance(error, (AssertionError, TypeError, AttributeError, KeyError, NameError)):
             self._broken = Broken(f"{name} broke: {error!r}")
             self._broken.__cause__ = error
@@ -220,7 +242,7 @@ class World:
         if name == "coordinator":
             self.coordinator = Coordinator(
                 process, self.study, self._database, self.platters[name], self.network, random, self.wall,
-                self.checks.arrived, self.trace,
+                self.checks.arrived, self.checks.shut_out, self.trace,
             )  # fmt: skip
             return self.coordinator
         pace = (5.0, 20.0, 40.0)[(self.seed + len(name)) % 3]
@@ -314,10 +336,35 @@ class World:
         """A site joins in the middle, another one is shut out."""
         if self.study.late:
             await asyncio.sleep(self._random.uniform(20, 200))
-            with SqliteLedger(self._database, clock=self.wall) as ledger:
-                ledger.add_member(Member(self.study.late, "site", serial_of(self.study.late), self.wall()))
-            self._keep_alive(self.study.late)
+            late = self.study.late
+            await self._ordered(lambda ledger: ledger.add_member(Member(late, "site", serial_of(late), self.wall())))
+            self._keep_alive(late)
+        if self.chances.revoked:
+            await asyncio.sleep(self._random.uniform(20, 400))
+            name = self._random.choice(self.study.names)
+            await self._ordered(lambda ledger: ledger.revoke(name, self.wall()))
+            self.trace.say("world", f"revokes {name}")
+            self._revoked = name
         await self.loop.create_future()
+
+    async def _ordered(self, order: Callable[[SqliteLedger], None]) -> None:
+        """An operator's order, which the coordinator carries out as soon as it can."""
+        while True:
+            await asyncio.sleep(1)
+            coordinator = self.coordinator
+            if coordinator is not None and coordinator.process.alive and hasattr(coordinator, "ledger"):
+                with suppress(StoreError):
+                    order(coordinator.ledger)
+                    return
+
+
+@cache
+def _empty_database() -> bytes:
+    """A database whose tables are made: they are the same for every seed."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "empty.db"
+        SqliteLedger(path).close()
+        return path.read_bytes()
 
 
 class _Listener(logging.Handler):
@@ -339,6 +386,8 @@ def simulate(seed: int, *, show: bool = False, chances: Chances | None = None) -
     shm = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(prefix="insitu-sim-", dir=shm if shm.is_dir() else None))
     collects = gc.isenabled()
+    if seed % 8 == 0:
+        gc.collect()
     gc.disable()  # generators that nobody holds are closed when their last name goes, and at no other time
     world = World(seed, folder, show, chances)
     trouble = ""
@@ -360,7 +409,6 @@ def simulate(seed: int, *, show: bool = False, chances: Chances | None = None) -
         shutil.rmtree(folder, ignore_errors=True)
         if collects:
             gc.enable()
-            gc.collect()
     excluded = bool(world.checks.seals) and world.checks.excluded()
     return Result(
         seed, trouble, world.trace.digest(), list(world.trace.last), world.loop.steps, world.loop.time(), world.deaths,

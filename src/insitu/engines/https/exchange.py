@@ -14,14 +14,14 @@ from dataclasses import replace
 from typing import Any
 
 from insitu.core import failpoints
-from insitu.core.errors import Halted, Refusal, StoreError
+from insitu.core.errors import Fenced, Halted, Refusal, StoreError
 from insitu.core.federation import Blobs, Call, CallKey, Entry, Ledger
 from insitu.engines.https.calls import machine, telling
 from insitu.engines.https.calls.accounts import Ask, Attached, Declared, Told
 from insitu.engines.https.calls.book import Book
 from insitu.engines.https.calls.intake import Intake
 from insitu.engines.https.calls.machine import Asks, Closes, Fails, HandsOut, Lives
-from insitu.engines.https.calls.open_call import Bell, OpenCall
+from insitu.engines.https.calls.open_call import AGAIN, Bell, OpenCall
 from insitu.engines.https.calls.papers import Durably, Papers
 from insitu.engines.https.calls.presence import Presence
 from insitu.engines.https.calls.shelf import Shelf
@@ -222,8 +222,15 @@ class Exchange(Intake):
         self.presence.goes(site)
         self._shut_out.add(site)
         for call in self._book.of_site(site):
-            if not call.state.ends:
-                await call.happen(Fails(site, SHUT_OUT))
+            while not call.state.ends and call.state.who[site].seq < 0:
+                try:
+                    await call.happen(Fails(site, SHUT_OUT))
+                except Fenced:
+                    return
+                except StoreError:  # else the call would wait for somebody who may not answer
+                    await asyncio.sleep(AGAIN)
+                except Refusal:  # held up: whoever takes it up again knows who is shut out
+                    break
         self._bell(site).ring()
 
     def drain(self) -> None:

@@ -126,8 +126,9 @@ class Reply:
             code, text = str(told["error"]), str(told["message"])
         except (Refusal, KeyError, TypeError):
             code, text = "BROKEN", f"the answer has status {self.status} and no error of ours: is a proxy in between?"
-        after = self.headers.get("retry-after")
-        raise Refusal(code if code in CODES else "BROKEN", text[:500], float(after) if after else None)
+        after = self.headers.get("retry-after", "")  # a proxy may give a date here
+        seconds = float(after) if after.isascii() and after.isdecimal() and len(after) < 10 else None
+        raise Refusal(code if code in CODES else "BROKEN", text[:500], seconds)
 
 
 class Transport(Protocol):

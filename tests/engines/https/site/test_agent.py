@@ -48,7 +48,7 @@ def puts(federation, name):
 def test_nothing_breaks(federation):
     with federation.running():
         same(federation, federation.run())
-        assert {what for _, what, _ in federation.notes} == {"asked", "sent"}
+        assert {what for _, what, _ in federation.notes} == {"declared", "asked", "sending", "sent"}
     sent = [told for name, what, told in federation.notes if what == "sent" and name == "paris"]
     assert [told["bytes"] == told["length"] for told in sent] == [True] * 3
 

@@ -35,6 +35,12 @@ class Folder:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    def tidy(self) -> None:
+        """Removes what a process that was killed has left half written. Nobody else may be at work here."""
+        for aside in self.root.rglob(".*"):
+            if aside.is_file():
+                aside.unlink()
+
     def read(self, *names: str) -> bytes:
         return self._path(names).read_bytes()
 

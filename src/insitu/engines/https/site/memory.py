@@ -14,6 +14,8 @@ from insitu.core.tree import Tree
 from insitu.engines.https.site.disk import Disk
 
 FOLDER = "memory"
+RUNS = 64
+"""Runs whose memories are kept; nobody tells a site that a run will never go on."""
 
 
 class SiteMemories:
@@ -22,28 +24,29 @@ class SiteMemories:
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
 
-    def open(self, run: str, named: str | None, task: str) -> Tree | None:
-        """The memory of the task that is ``named``, None where none is; others than ``task``'s own are forgotten.
+    def open(self, run: str, named: str | None, task: str, forget: bool = True) -> Tree | None:
+        """The memory of the task that is ``named``, None where none is.
+
+        forget  all others but ``task``'s own go: they are of rounds that have not counted, or of earlier ones
 
         Raises Refusal MEMORY_LOST where it is not there, or damaged.
         """
         folder = _folder(run)
         found = None if named is None else self._read(run, named)
-        for other in self._disk.list(FOLDER, folder):
+        for other in self._disk.list(FOLDER, folder) if forget else ():
             if other not in (named, task):
                 self._disk.remove(FOLDER, folder, other)
         return found
 
     def keep(self, run: str, task: str, memory: Tree) -> None:
-        """Durable on return."""
+        """Durable on return. The runs that were longest at rest are forgotten where there are more than RUNS."""
         data = wire.encode(memory)
+        for other in list(self._disk.list(FOLDER))[:-RUNS]:
+            if other != _folder(run):
+                self._disk.remove(FOLDER, other)
         failpoints.hit("site.memory.before")
         self._disk.write(data, FOLDER, _folder(run), task)
         failpoints.hit("site.memory.after")
-
-    def forget(self, run: str) -> None:
-        """All that is kept of a run."""
-        self._disk.remove(FOLDER, _folder(run))
 
     def _read(self, run: str, named: str) -> Tree:
         try:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from insitu.core import failpoints
+from insitu.core.errors import Refusal
 from insitu.engines.https.site.disk import Disk
 from insitu.engines.https.wire import manifest, packing
 
@@ -35,15 +36,14 @@ class Outbox:
         return told
 
     def get(self, task: str) -> dict[str, Any] | None:
-        """The manifest of a finished update, or None."""
+        """The manifest of a finished update; None where there is none, or it is no longer what was written."""
         try:
-            text = self._disk.read(FOLDER, task, MANIFEST)
-        except FileNotFoundError:
+            told = json.loads(self._disk.read(FOLDER, task, MANIFEST))
+            found = manifest.checked(told, 2**62, "update")
+            whole = all(hashlib.sha256(self.chunk(task, digest)).hexdigest() == digest for digest, _ in found.chunks)
+        except (FileNotFoundError, ValueError, Refusal):
             return None
-        found = json.loads(text)
-        here = self._disk.list(FOLDER, task)
-        whole = all(here.get(digest) == length for digest, length in found["chunks"])
-        return found if whole else None
+        return dict(told) if whole and found.task == task else None
 
     def chunk(self, task: str, digest: str) -> bytes:
         """One of its chunks."""

@@ -13,6 +13,8 @@ from insitu.engines.https.codes import RETRY
 T = TypeVar("T")
 SHORTEST, LONGEST = 0.5, 60.0
 """Seconds between attempts: from the first to the last."""
+LATEST = 600.0
+"""Seconds: a coordinator that asks for a longer pause is asked again after these."""
 
 
 class Patience:
@@ -21,9 +23,12 @@ class Patience:
     def __init__(self, random: Random, say: Callable[[str], None], longest: float = LONGEST) -> None:
         self._random, self._say, self._longest = random, say, longest
 
-    async def until(self, what: str, attempt: Callable[[], Awaitable[T]]) -> T:
-        """What the attempt gives, once it does. Raises a Refusal that another attempt would not cure."""
-        tried = 0
+    async def until(self, what: str, attempt: Callable[[], Awaitable[T]], progress: Callable[[], int] = lambda: 0) -> T:
+        """What the attempt gives, once it does. Raises a Refusal that another attempt would not cure.
+
+        Pauses grow only with attempts that ``progress`` (bytes, say) has not grown in.
+        """
+        tried, reached = 0, progress()
         while True:
             try:
                 return await attempt()
@@ -33,12 +38,14 @@ class Patience:
                 if refusal.code not in RETRY:
                     raise
                 why, least = f"{refusal.code}: {refusal}", refusal.retry_after or 0.0
-            tried += 1
+            tried = 1 if progress() > reached else tried + 1
+            reached = progress()
             await self.pause(what, tried, why, least)
 
     async def pause(self, what: str, tried: int, why: str, least: float = 0.0) -> None:
-        """Waits after so many attempts in a row, ``least`` seconds at least."""
-        seconds = max(least, self._random.uniform(0, min(self._longest, SHORTEST * 2 ** min(tried, 16))))
+        """Waits after so many attempts in a row: ``least`` seconds, and some by chance on top of them."""
+        least = least if 0 <= least <= LATEST else LATEST  # that it is no number is possible as well
+        seconds = least + self._random.uniform(0, min(self._longest, SHORTEST * 2 ** min(tried, 16)))
         if tried in (1, 3) or tried % 10 == 0:
             self._say(f"{what}: {why}; attempt {tried}, again in {seconds:.1f} s")
         await asyncio.sleep(seconds)

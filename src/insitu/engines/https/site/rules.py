@@ -65,19 +65,24 @@ class Rules:
             raise _refused("the task has no id and digests of ours")
         kind, asked = task.get("kind"), task.get("asked")
         if kind not in self.kinds:
-            raise _refused(f"tasks of kind {kind!r:.40} are not allowed here: allow.kinds = {list(self.kinds)}")
+            known = [*self.kinds, kind] if kind in KINDS else list(self.kinds)
+            allows = "write" if kind in KINDS else "there are"
+            raise _refused(f"tasks of kind {kind!r:.40} are not allowed here: {allows} allow.kinds = {known}")
         if kind == "evaluate" and not self.metrics:
-            raise _refused("evaluations are not allowed here, since metrics do not leave: allow.metrics = true")
+            raise _refused("evaluations are not allowed here, since metrics do not leave: write allow.metrics = true")
         if kind == "train" and (type(asked) is not int or asked < self.least_cohort):
             raise _refused(
                 f"a round that asks {asked!r:.20} clients would show this site's own update: allow.least_cohort is"
-                f" {self.least_cohort}"
+                f" {self.least_cohort}, and would have to be {asked!r:.20}"
             )
 
     def check_message(self, message: Manifest) -> None:
         """Raises Refusal SITE_REFUSED before anything large is fetched."""
         if message.length > self.largest_model:
-            raise _refused(f"the model has {message.length} bytes: allow.largest_model is {self.largest_model}")
+            raise _refused(
+                f"the model has {message.length} bytes: allow.largest_model is {self.largest_model}, and would have to"
+                f" be {message.length}"
+            )
 
     def told(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """What leaves of an update's metrics."""
@@ -95,12 +100,13 @@ class Rules:
             raise _refused(f"{family} {name!r} is not allowed here: add it to allow.{_plural(family)} to allow it")
 
     def _check_code(self, reference: str) -> None:
-        file, _, _ = reference.rpartition(":")
+        file = reference.rpartition(":")[0]
         if file.startswith(("/", "~", "\\")) or ".." in file or not file.isprintable():
             raise _refused(f"the plan names code outside of this site's folder: {reference[:80]!r}")
         if not any(fnmatchcase(reference, pattern) for pattern in self.code):
             raise _refused(
-                f"the plan names code, {reference[:80]!r}, which is not allowed here: allow.code = [{reference[:80]!r}]"
+                f"the plan names code, {reference[:80]!r}, which is not allowed here: write"
+                f" allow.code = [{reference[:80]!r}]"
             )
 
 

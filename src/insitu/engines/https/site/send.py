@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from insitu.core import failpoints
@@ -10,12 +10,16 @@ from insitu.core.errors import Refusal
 from insitu.engines.https.http import Transport
 from insitu.engines.https.site.outbox import Outbox
 from insitu.engines.https.site.patience import Patience
+from insitu.engines.https.site.told import table
 from insitu.engines.https.wire.manifest import canonical, is_digest
 
 AGAIN = ("MISSING_CHUNKS", "BAD_OFFSET", "BAD_DIGEST")
 """What is cured by asking once more which chunks are missing."""
 ATTEMPTS = 20
 """How often the coordinator may say so of one update."""
+
+MAX_ERROR = 500
+"""Characters of an error that leave the site."""
 
 
 class _Broke(Exception):
@@ -34,11 +38,14 @@ class Sender:
         """Until it is acknowledged; whether it had been before. Raises Refusal where it is not wanted any more."""
         body = canonical(manifest).encode()
         refused = broken = 0
+        left = 2**62
         while True:
             try:
-                for digest, offset in await self._missing(task, manifest):
+                missing = await self._missing(task, manifest)
+                before, left = left, _left(manifest, missing)
+                broken = broken if left >= before else 0  # pauses grow only where nothing arrives
+                for digest, offset in missing:
                     await self._chunk(task, digest, offset)
-                    broken = 0
                 failpoints.hit("site.sent")
                 told = await self._post(task, "update", body)
                 failpoints.hit("site.acknowledged")
@@ -53,16 +60,20 @@ class Sender:
 
     async def failure(self, task: str, code: str, error: str) -> None:
         """Tells why there will be no update."""
-        await self._post(task, "failure", canonical({"code": code, "error": error[:2000]}).encode())
+        await self._post(task, "failure", canonical({"code": code, "error": error[:MAX_ERROR]}).encode())
 
     async def _missing(self, task: str, manifest: Mapping[str, Any]) -> list[tuple[str, int]]:
         told = await self._post(task, "missing", canonical({"chunks": manifest["chunks"]}).encode())
         lengths = dict(manifest["chunks"])
+        missing = told.get("missing")
+        if not isinstance(missing, list):
+            raise Refusal("BAD_REQUEST", "the coordinator does not say which chunks it misses")
         found = []
-        for digest, offset in told.get("missing", []):
+        for one in missing:
+            digest, offset = one if isinstance(one, list) and len(one) == 2 else (None, None)
             if not is_digest(digest) or type(offset) is not int or not 0 <= offset <= lengths.get(digest, -1):
                 raise Refusal("BAD_REQUEST", "the coordinator misses chunks that are not of this update")
-            found.append((digest, offset))
+            found.append((str(digest), offset))
         return found
 
     async def _chunk(self, task: str, digest: str, offset: int) -> None:
@@ -82,11 +93,14 @@ class Sender:
         failpoints.hit("site.chunk")
 
     async def _post(self, task: str, what: str, body: bytes) -> dict[str, Any]:
-        async def post() -> Any:
+        async def post() -> dict[str, Any]:
             path, headers = f"/v1/tasks/{task}/{what}", {"content-type": "application/json"}
-            return (await self._transport.request("POST", path, headers=headers, body=body)).checked().value()
+            return table(await self._transport.request("POST", path, headers=headers, body=body))
 
-        told = await self._patience.until(f"{what} of task {task[:12]}", post)
-        if not isinstance(told, dict):
-            raise Refusal("BAD_REQUEST", f"the coordinator's answer to {what} is no object")
-        return told
+        return await self._patience.until(f"{what} of task {task[:12]}", post)
+
+
+def _left(manifest: Mapping[str, Any], missing: Sequence[tuple[str, int]]) -> int:
+    """Bytes that are still to be sent."""
+    lengths = dict(manifest["chunks"])
+    return sum(lengths[digest] - offset for digest, offset in missing)
