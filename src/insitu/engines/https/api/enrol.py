@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from insitu.core.errors import Refusal, TokenError
-from insitu.core.federation import ROLES, Invitation, Ledger, Member
+from insitu.core.errors import Refusal, StoreError, TokenError
+from insitu.core.federation import ROLES, Ledger, Member
 from insitu.engines.https.authority import certificates, keys
 from insitu.engines.https.authority.folder import Authority
 from insitu.engines.https.authority.tokens import Token, digest_of
@@ -74,8 +74,13 @@ class Enrolment:
         member = Member(invitation.name, invitation.role, certificates.serial_text(made), now)
         try:
             self.ledger.enrol(member, digest, now)
-        except TokenError:
-            if not self._again(invitation, member, now):
+        except (TokenError, StoreError) as error:
+            known = next((m for m in self.ledger.members() if m.name == member.name and m.revoked is None), None)
+            # The same token and key once more: a site that the first answer did not reach.
+            if known is None or known.serial != member.serial or now >= invitation.expires:
+                if known is not None and isinstance(error, StoreError):
+                    text = f"{member.name} is enrolled already: revoke it first, or invite under another name"
+                    raise Refusal("NAME_TAKEN", text) from error
                 raise
         return {
             "certificate": certificates.pem(made).decode(),
@@ -83,13 +88,6 @@ class Enrolment:
             "name": member.name,
             "role": member.role,
         }
-
-    def _again(self, invitation: Invitation, member: Member, now: float) -> bool:
-        """Whether this is a site that asks a second time, since the first answer did not reach it: same token, same key."""
-        known = next((m for m in self.ledger.members() if m.name == member.name), None)
-        return (
-            known is not None and known.revoked is None and known.serial == member.serial and now < invitation.expires
-        )
 
 
 def _text(told: dict[str, Any], key: str) -> str:

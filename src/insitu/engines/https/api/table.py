@@ -28,7 +28,7 @@ Identify = Callable[[str, str], Peer]
 
 @dataclass(frozen=True)
 class Decision:
-    """What was asked and what came of it, for the audit log and the metrics. ``code`` is OK, why it was refused, or GONE.
+    """What was asked and what came of it, for audit log and metrics. ``code`` is OK, why it was refused, or GONE.
 
     route  the pattern that matched, empty where none did; ``path`` as it came, to be escaped before it is shown
     """
@@ -65,7 +65,7 @@ class Table:
             self._add(route)
 
     async def handle(self, request: Request, local: bool = False) -> Response:
-        """The answer to a request; it raises nothing but cancellation. ``local``: it came by the plain loopback port."""
+        """The answer to a request; raises nothing but cancellation. ``local``: it came by the plain loopback port."""
         found: Route | None = None
         try:
             request, found = self._permitted(request, local)
@@ -169,7 +169,9 @@ class Table:
 def plain(path: str) -> str:
     """A path with its ``%XX`` decoded, once. Raises Refusal BAD_REQUEST for one that two readers could take for two."""
     if len(path) > MAX_PATH or not path.startswith("/") or not path.isascii():
-        raise Refusal("BAD_REQUEST", f"a path is '/…' of at most {MAX_PATH} ASCII characters, not {shown(path)}")
+        raise Refusal(
+            "BAD_REQUEST", f"a path is at most {MAX_PATH} ASCII characters that begin with '/', not {shown(path)}"
+        )
     try:
         decoded = unquote_to_bytes(path).decode("utf-8")
     except UnicodeDecodeError as error:

@@ -29,10 +29,11 @@ BUNDLE, CHAIN, KEY = "authority.pem", "coordinator.pem", "coordinator.key"
 
 @dataclass
 class Authority:
-    """A federation's certificate authority. Reads its files anew for each thing it signs: another process may replace it."""
+    """A federation's certificate authority. Reads its files whenever it signs: another process may replace them."""
 
     folder: Path
     clock: Callable[[], float] = field(default=time.time)
+    _marked: tuple[tuple[int, int, int], str] | None = field(default=None, init=False, repr=False, compare=False)
 
     @classmethod
     def make(cls, folder: Path, title: str, hosts: Sequence[str], clock: Callable[[], float] = time.time) -> Authority:
@@ -80,8 +81,15 @@ class Authority:
 
     @property
     def mark(self) -> str:
-        """A short text that changes when the trusted certificates do, so that members know when to fetch them."""
-        return "-".join(certificates.fingerprint(c)[:16] for c in self.trusted())
+        """A short text that changes when the trusted certificates do, so that members know when to fetch them.
+
+        It stands in every answer, so the file is read again only when it is another one.
+        """
+        told = self.bundle.stat()
+        seen = (told.st_mtime_ns, told.st_ino, told.st_size)
+        if self._marked is None or self._marked[0] != seen:
+            self._marked = (seen, "-".join(certificates.fingerprint(c)[:16] for c in self.trusted()))
+        return self._marked[1]
 
     def hosts(self) -> list[str]:
         """The names and addresses in the coordinator's certificate."""

@@ -15,10 +15,11 @@ class Limits:
     none; ``per_member`` of one certificate (when there is one more, the one that has been idle for longest gives way).
 
     Times: ``handshake`` for TLS; ``headers`` from the first byte of a request, and after the handshake; ``keepalive``
-    between requests; ``body_idle`` without a byte of a body; ``reader_idle`` without a caller taking 80 kB of an answer.
+    between requests; ``body_idle`` without a byte of a body; ``reader_idle`` without a caller taking 80 kB of an
+    answer.
 
-    Sizes: ``line`` of a request line or header; ``count`` of headers; ``json`` and ``chunk`` of bodies; ``stranger_body``
-    without a certificate; ``buffer`` of an answer that is being sent.
+    Sizes: ``line`` of a request line or header; ``count`` of headers; ``json`` and ``chunk`` of bodies;
+    ``stranger_body`` without a certificate; ``buffer`` of an answer that is being sent.
 
     Uploads: ``uploads`` at a time, others are told to come back; ``rate`` that a body must reach after ``rate_after``.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import parse_qsl
@@ -15,6 +16,8 @@ from insitu.core.errors import Refusal
 from insitu.engines.https.authority.names import shown
 from insitu.engines.https.http import HEADERS, Gone, Peer, Request, Response
 from insitu.engines.https.serve.limits import Limits
+
+log = logging.getLogger("insitu.https")
 
 WHOLE = 64 * 1024
 """Answers of up to so many bytes are sent in one piece, longer ones in pieces of a quarter of it."""
@@ -34,7 +37,7 @@ class Handler(RequestHandler):
             refusal = Refusal("BAD_REQUEST", "this is not HTTP/1.1 as it is spoken here")
         else:
             refusal = Refusal("BROKEN", "the coordinator could not do this; its log says why", 5.0)
-            self.log_exception("a request failed", exc_info=exc)
+            log.error("a request failed", exc_info=exc)
         answer = whole(Response.refused(refusal))
         answer.force_close()
         return answer

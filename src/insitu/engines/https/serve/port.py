@@ -53,6 +53,8 @@ class Port:
         self._strangers: Counter[str] = Counter()
         self._handshakes: set[asyncio.Task[None]] = set()
         self._requests: set[asyncio.Task[Any]] = set()
+        self._held = 0
+        """Connections accepted and not ended, whether they have shaken hands or not."""
         self._uploads = 0
         self._stopping = False
         self._spare: int | None = None
@@ -86,7 +88,7 @@ class Port:
         }  # fmt: skip
 
     def reload(self) -> None:
-        """Reads the certificates again: for connections from now on. Raises ConfigError, and goes on with the old ones."""
+        """Reads the certificates again, for new connections. Raises ConfigError, and goes on with the old ones."""
         self._witness = Witness(self._tls)
 
     def cut(self, serials: Collection[str]) -> int:
@@ -102,6 +104,7 @@ class Port:
         for listener in self._listeners:
             self.loop.remove_reader(listener.fileno())
             listener.close()
+        self._listeners = []
         for handshake in list(self._handshakes):
             handshake.cancel()
         for connection in list(self._connections.values()):
@@ -151,12 +154,13 @@ class Port:
             self.counts["accepted"] += 1
             sock.setblocking(False)
             self._strangers[address] += 1
+            self._held += 1
             task = self.loop.create_task(self._shake_hands(sock, address))
             self._handshakes.add(task)
             task.add_done_callback(self._handshakes.discard)
 
     def _refused(self, address: str) -> str:
-        if len(self._connections) + len(self._handshakes) >= self._most:
+        if self._held >= self._most:
             return "too many connections"
         if self._strangers[address] >= self.limits.strangers:
             return "too many connections without a certificate"
@@ -183,7 +187,10 @@ class Port:
         try:
             await self.loop.connect_accepted_socket(lambda: tls, sock)
             await tls.ready
-            tls.quieten()
+            if connection.transport is None:
+                self.counts["handshakes cut off"] += 1
+            else:
+                tls.quieten()
         except OSError as error:  # SSLError is one
             self.counts["handshakes failed"] += 1
             reason = getattr(error, "verify_message", "") or getattr(error, "reason", "") or str(error)
@@ -192,6 +199,7 @@ class Port:
             self.note(kind, f"TLS with {address} failed: {reason or type(error).__name__}{shown and ': ' + shown}")
         finally:
             if connection.transport is None:  # it has not come so far that `left` will count it
+                self._held -= 1
                 self._forget_stranger(address)
                 tls.close()
 
@@ -207,16 +215,18 @@ class Port:
             return
         self.counts["refused too many of one member"] += 1
         idle = [c for c in own[:-1] if not c.busy]
-        if idle:
-            min(idle, key=lambda c: c.since).abort()
-        else:
+        if not idle:
             connection.surplus = True
-            if len(own) > 2 * self.limits.per_member:
-                connection.abort()
+            return
+        gives_way = min(idle, key=lambda c: c.since)
+        connection.surplus = gives_way.surplus
+        own.remove(gives_way)
+        gives_way.abort()
 
     def left(self, connection: Connection) -> None:
         """A connection has ended."""
         self._connections.pop(connection.inner, None)
+        self._held -= 1
         if connection.peer is None:
             self._forget_stranger(connection.address)
             return
@@ -262,9 +272,11 @@ class Port:
             return Response.refused(Refusal("TOO_MANY", text, 5.0)), True
         try:
             told = messages.read(request, peer, connection.address, self.limits)
-        except Refusal:
+        except Refusal as refusal:
+            self.counts[f"refused {refusal.code}"] += 1
             if peer is None:  # who has no certificate learns nothing else
-                refusal = Refusal("NO_CERTIFICATE", "this needs a certificate of this federation")
+                text = "this needs a certificate of this federation"
+                return Response.refused(Refusal("NO_CERTIFICATE", text)), True
             return Response.refused(refusal), True
         if told.body is None or told.length is None or told.length <= messages.WHOLE:
             return await self.table.handle(told), False
@@ -297,9 +309,8 @@ def listen(host: str, port: int, reuse: bool = False) -> list[socket.socket]:
     except OSError as error:
         for sock in made:
             sock.close()
-        raise ConfigError(
-            f"cannot listen at {host}:{port}: {error.strerror}; is another coordinator running?"
-        ) from error
+        text = f"cannot listen at {host}:{port}: {error.strerror}; is another coordinator running?"
+        raise ConfigError(text) from error
     return made
 
 

@@ -1,4 +1,4 @@
-"""TLS on the coordinator's port: version 1.3 only, certificates of its own authority only, and none at all for enrolment.
+"""TLS on the coordinator's port: version 1.3 only, its own authority's certificates only, none at all for enrolment.
 
 The handshake is asyncio's, with two changes: buffers of 64 kB instead of 256 kB (an idle site costs its buffer), and a
 certificate that is refused can be named. OpenSSL forgets it when it is refused, so it is taken from the handshake's
@@ -11,6 +11,7 @@ import asyncio
 import ssl
 from asyncio import sslproto
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,6 +21,8 @@ from cryptography import x509
 from insitu.core.errors import ConfigError
 from insitu.engines.https.authority.names import shown
 
+ALERT = 1.0
+"""Seconds that a caller whose handshake was refused has to read why."""
 _HANDSHAKE, _CERTIFICATE = 22, 11
 
 
@@ -74,6 +77,7 @@ class Handshake(sslproto.SSLProtocol):
     """asyncio's TLS for one accepted connection. ``ready`` ends with the handshake, or with what went wrong in it."""
 
     max_size = 64 * 1024
+    _refused = False
 
     def __init__(self, loop: asyncio.AbstractEventLoop, app: asyncio.BaseProtocol, witness: Witness, seconds: float):
         self.ready: asyncio.Future[None] = loop.create_future()
@@ -89,6 +93,27 @@ class Handshake(sslproto.SSLProtocol):
         """OpenSSL's end of it; typeshed does not know the attribute."""
         return vars(self)["_sslobj"]
 
+    def buffer_updated(self, nbytes: int) -> None:
+        """What a refused caller still says is thrown away."""
+        if not self._refused:
+            super().buffer_updated(nbytes)
+
+    def _on_handshake_complete(self, handshake_exc: BaseException | None) -> None:
+        """As asyncio does, but that a caller who is refused gets to read the alert that says why."""
+        own: Any = self
+        transport = vars(self).get("_transport")
+        if handshake_exc is None or transport is None:
+            own_complete: Any = super()
+            own_complete._on_handshake_complete(handshake_exc)
+            return
+        self._refused = True
+        own._handshake_timeout_handle.cancel()
+        own._process_outgoing()
+        own._wakeup_waiter(handshake_exc)
+        with suppress(OSError):
+            transport.write_eof()
+        own._loop.call_later(ALERT, transport.abort)
+
     def quieten(self) -> None:
         """Called when the handshake is over: from here on no message is looked at."""
         self._tls.context = self._witness.quiet
@@ -96,7 +121,7 @@ class Handshake(sslproto.SSLProtocol):
     def close(self) -> None:
         """Ends a connection that was never made."""
         transport = vars(self).get("_transport")
-        if transport is not None:
+        if transport is not None and not self._refused:
             transport.abort()
 
     def certificate(self) -> x509.Certificate | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hashlib
 import json
 import ssl
@@ -11,12 +9,15 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+
+from cryptography import x509
 
 from insitu.core.errors import ConfigError
 from insitu.core.federation import Role
 from insitu.engines.https.authority import files, keys, new_key, request_for
+from insitu.engines.https.authority.names import shown
 from insitu.engines.https.authority.tokens import Token
+from insitu.engines.https.shown import proxy_for, shown_chain
 from insitu.engines.https.transport import CONNECT, HttpsTransport
 
 KEY, CERTIFICATE, AUTHORITY = "key.pem", "certificate.pem", "authority.pem"
@@ -39,7 +40,7 @@ async def enrol(token: Token, folder: Path, urls: Sequence[str] = (), proxy: str
         files.write(folder / KEY, keys.private_text(new_key()), mode=0o600, replace=False)
     request = request_for(keys.load_key(folder / KEY), token.name)
     body = json.dumps({"token": token.text(), "csr": request.decode()}).encode()
-    pinned = await pinned_authority(where, token.fingerprint)
+    pinned = await pinned_authority(where, token.fingerprint, proxy)
     with tempfile.TemporaryDirectory() as aside:
         bundle = Path(aside) / AUTHORITY
         bundle.write_text(ssl.DER_cert_to_PEM_cert(pinned))
@@ -56,7 +57,7 @@ async def enrol(token: Token, folder: Path, urls: Sequence[str] = (), proxy: str
     return str(told["name"]), told["role"]
 
 
-async def pinned_authority(urls: Sequence[str], fingerprint: str) -> bytes:
+async def pinned_authority(urls: Sequence[str], fingerprint: str, proxy: str | None = None) -> bytes:
     """The authority's certificate (DER) with this fingerprint, as a coordinator shows it. Nothing is said to it yet.
 
     Raises ConfigError where another one is shown, OSError where nobody answers.
@@ -64,7 +65,7 @@ async def pinned_authority(urls: Sequence[str], fingerprint: str) -> bytes:
     problems = []
     for url in urls:
         try:
-            chain = await asyncio.wait_for(_shown(url), CONNECT)
+            chain = await shown_chain(url, proxy_for(url, proxy), CONNECT)
         except (OSError, TimeoutError) as error:
             problems.append(f"{url}: {error or type(error).__name__}")
             continue
@@ -72,34 +73,14 @@ async def pinned_authority(urls: Sequence[str], fingerprint: str) -> bytes:
             if hashlib.sha256(certificate).hexdigest() == fingerprint:
                 return certificate
         raise ConfigError(
-            f"{url} is not the coordinator that the token is for: it shows another authority. Is a proxy in between"
-            " that opens TLS, or is the token of another federation?"
+            f"{url} is not the coordinator that the token is for: it shows another authority ({_issuer(chain)}). Is a"
+            " proxy in between that opens TLS, or is the token of another federation?"
         )
     raise ConnectionError("; ".join(problems))
 
 
-async def _shown(url: str) -> list[bytes]:
-    """The chain of certificates that a server shows, unverified."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    parts = urlsplit(url)
-    _, writer = await _connected(parts.hostname or "", parts.port or 443, context)
+def _issuer(chain: Sequence[bytes]) -> str:
     try:
-        return _chain(writer.get_extra_info("ssl_object"))
-    finally:
-        writer.close()
-        with contextlib.suppress(OSError, ssl.SSLError):
-            await writer.wait_closed()
-
-
-async def _connected(host: str, port: int, context: ssl.SSLContext) -> tuple[Any, asyncio.StreamWriter]:
-    return await asyncio.open_connection(host, port, ssl=context, server_hostname=host)
-
-
-def _chain(tls: Any) -> list[bytes]:
-    if hasattr(tls, "get_unverified_chain"):  # from Python 3.13 on
-        return list(tls.get_unverified_chain())
-    found = tls._sslobj.get_unverified_chain() or []
-    return [ssl.PEM_cert_to_DER_cert(certificate.public_bytes()) for certificate in found]
+        return shown(x509.load_der_x509_certificate(chain[0]).issuer.rfc4514_string(), 120)
+    except (ValueError, IndexError):
+        return "one that cannot be read"
