@@ -31,7 +31,7 @@ class Clock(asyncio.SelectorEventLoop):
 
     def _run_once(self):
         self.turns += 1
-        assert self.turns < 300_000, f"something goes round and round without a pause, at {self.passed:.1f} s"
+        assert self.turns < 30_000, f"something goes round and round without a pause, at {self.passed:.1f} s"
         if not self._ready and self._scheduled:
             self.passed = max(self.passed, heapq.nsmallest(1, self._scheduled)[0]._when)
         super()._run_once()
@@ -77,6 +77,7 @@ class Coordinator:
 
     async def request(self, method, path, *, body=None, timeout=60.0, **_):
         what = path.rpartition("/")[2] if path.startswith("/v1/tasks") else path.removeprefix("/v1/")
+        await asyncio.sleep(0)  # as a network does: others have their turn
         self.log.append((what, None if body is None else json.loads(body)))
         left = self.answers[what]
         answer = left.pop(0) if len(left) > 1 else left[0]
