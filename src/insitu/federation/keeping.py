@@ -31,7 +31,7 @@ def opened(folder: Folder, settings: Settings) -> Kept:
     ledger = ledger_of(folder, settings)
     try:
         store = open_store(_place(folder, settings.store.url), ledger=ledger, behind=AT_ONCE)
-        return Kept(ledger, store, open_blobs(_place(folder, settings.blobs.url)))
+        return Kept(ledger, store, open_blobs(_place(folder, settings.blobs.url), spool=folder.path / "spool"))
     except BaseException:
         ledger.close()
         raise

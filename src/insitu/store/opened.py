@@ -11,6 +11,7 @@ from sqlalchemy.exc import ArgumentError
 from insitu.core.errors import StoreError
 from insitu.core.federation import Blobs
 from insitu.store.blobs.folder import FolderBlobs
+from insitu.store.blobs.s3 import S3Blobs
 from insitu.store.ledger.postgres import PostgresLedger
 from insitu.store.ledger.sql import SqlLedger
 from insitu.store.ledger.sqlite import SqliteLedger
@@ -42,8 +43,10 @@ def open_store(
     return SqliteStore(_file(place), behind=behind, fence=fence)
 
 
-def open_blobs(place: str | Path) -> Blobs:
-    """The blobs in a folder."""
+def open_blobs(place: str | Path, *, spool: str | Path = "spool") -> Blobs:
+    """The blobs in a folder, or at ``s3://BUCKET/PREFIX?endpoint=URL&region=NAME``: then parts arrive in ``spool``."""
+    if isinstance(place, str) and "://" in place:
+        return S3Blobs(place, spool)
     return FolderBlobs(place)
 
 

@@ -237,13 +237,7 @@ class FolderPart:
 
     def finish(self) -> None:
         """Makes it visible, whole, under its digest; durable once the blobs are synced. A wrong one is thrown away."""
-        if self.offset != self._length:
-            raise BlobError(f"{self._key[1]}: {self.offset} bytes of {self._length} are there: send the others first")
-        if self._hash.hexdigest() != self._key[1]:
-            self.abandon()
-            raise BlobError(
-                f"{self._key[1]}: the bytes that came have the digest {self._hash.hexdigest()}: send it anew"
-            )
+        self._check()
         with said(f"{self._blobs.root}: the blob {self._key[1]} cannot be written"):
             handle = self._opened()
             failpoints.hit("blob.fsync.before")
@@ -251,6 +245,22 @@ class FolderPart:
             failpoints.hit("blob.fsync.after")
             self._blobs._show(self._path, self._blobs._whole(self._key[1]))
         self._close()
+
+    def whole(self) -> bytes:
+        """All of it, checked as ``finish`` does, for whoever keeps it elsewhere; the part goes on being one."""
+        self._check()
+        with said(f"{self._blobs.root}: the part of {self._key[1]} cannot be read"):
+            self._opened()
+            return self._files.read(self._path, 0, self._length)
+
+    def _check(self) -> None:
+        if self._over:
+            raise BlobError(f"{self._key[1]}: this part has ended: open it anew")
+        if self.offset != self._length:
+            raise BlobError(f"{self._key[1]}: {self.offset} bytes of {self._length} are there: send the others first")
+        if self._hash.hexdigest() != self._key[1]:
+            self.abandon()
+            raise BlobError(f"{self._key[1]}: what came has the digest {self._hash.hexdigest()}: send it anew")
 
     def suspend(self) -> None:
         """Keeps what has arrived, to go on later: synced, and named for its length."""
