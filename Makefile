@@ -30,7 +30,7 @@ test: $(VENV)/.test ## Run the tests that take seconds
 
 # pytest exits with 5 where it finds no test: no long test yet is not a failure.
 test-long: $(VENV)/.test ## Run the tests that take minutes
-	$(BIN)/python -m pytest -m long --timeout=1800 || [ $$? -eq 5 ]
+	$(BIN)/python -m pytest -m long --timeout=1800 -n $(JOBS) || [ $$? -eq 5 ]
 
 check: $(VENV)/.dev ## Lint, formatting and types
 	$(BIN)/ruff check .
