@@ -34,7 +34,7 @@ OTHERS = (
     ("fold", ".py", ("fold_in", "add_stacked")),
     ("reduce", "/mean.py", ("merge", "finish")),
     ("events and store", "/run.py", ("_emit",)),
-    ("checkpoint", "/sqlite.py", ("commit",)),
+    ("checkpoint", "store/sql.py", ("commit",)),
     ("server's step", "/descent.py", ("tell",)),
 )
 """Label, how the file ends and functions, whose time is summed with all that they call; none calls another of these."""
