@@ -21,7 +21,10 @@ OPTIONAL = {"torch", "matplotlib", "pandas", "ray"}
 IMPORT_EACH = """
 import contextlib, importlib, os, sys, traceback
 optional, names = set(sys.argv[1].split(",")), sys.argv[2:]
-for library in "numpy torch sklearn.linear_model sklearn.datasets sqlalchemy pydantic typer rich.table".split():
+for library in (
+    "numpy torch torch.distributed torch.nn.parallel sklearn.linear_model sklearn.datasets sqlalchemy pydantic typer"
+    " rich.table aiohttp.web cryptography.x509 cryptography.hazmat.primitives.asymmetric.ec psycopg"
+).split():
     with contextlib.suppress(ImportError):
         importlib.import_module(library)
 assert not any(name.split(".")[0] == "insitu" for name in sys.modules)
