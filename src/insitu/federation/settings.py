@@ -113,7 +113,7 @@ class SitesTable:
     """
 
     lease: float = 60.0
-    poll: float = 25.0
+    poll: float = 50.0
     largest: int | str = "2 GiB"
     uploads: int = 64
 

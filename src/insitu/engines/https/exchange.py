@@ -45,7 +45,7 @@ class Exchange(Intake):
 
     def __init__(
         self, ledger: Ledger, blobs: Blobs, *, durably: Durably, aside: Durably, wall: Callable[[], float] = time.time,
-        lease: float = 60.0, poll: float = 25.0, largest: int = 2 * 2**30,
+        lease: float = 60.0, poll: float = 50.0, largest: int = 2 * 2**30,
         say: Callable[..., None] = lambda level, text, **fields: None,
     ) -> None:  # fmt: skip
         shelf = Shelf(blobs)

@@ -49,6 +49,19 @@ def test_files_are_private_and_nothing_else_is_left(disk):
         disk.read("folder", "file")
 
 
+def test_a_new_folder_is_durable_in_the_one_that_it_lies_in(disk, monkeypatch):
+    synced = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
+    disk.write(b"one", "outer", "inner", "file")
+    root = str(disk.root)
+    assert synced[:3] == [os.path.dirname(root), root, f"{root}/outer"]
+    assert synced[-1] == f"{root}/outer/inner"
+    synced.clear()
+    disk.write(b"two", "outer", "inner", "file")
+    assert len(synced) == 2  # the file and its folder
+
+
 @pytest.mark.parametrize("name", ["..", ".hidden", "a/b", "", "a\\b", "a\0b"])
 def test_a_name_that_leads_elsewhere_is_none(disk, name):
     for act in (lambda: disk.read(name), lambda: disk.write(b"", name), lambda: disk.remove("x", name)):

@@ -37,7 +37,7 @@ FINAL = ("REVOKED", "NO_CERTIFICATE", "UNKNOWN_CERTIFICATE", "FORBIDDEN", "VERSI
 STRANGE, STRANGE_PAUSE = 3, 20.0
 """How often a certificate is shown again that is not known, and after how many seconds: a coordinator that has just
 started, or was restored, may not know everybody yet."""
-POLL = 25.0
+POLL = 50.0
 """Seconds that the coordinator may hold a question for work."""
 PLANS = 4
 """Plans that are kept: of the runs that go on at the same time."""

@@ -46,7 +46,7 @@ class Folder:
 
     def write(self, data: bytes, *names: str, durable: bool = True) -> None:
         path = self._path(names)
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._make(path.parent)
         aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
             handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -61,6 +61,15 @@ class Folder:
             raise
         if durable:
             _sync(path.parent)
+
+    def _make(self, folder: Path) -> None:
+        """A folder that is new is durable once the one that it lies in is."""
+        if folder.is_dir():
+            return
+        if folder != self.root:
+            self._make(folder.parent)
+        folder.mkdir(parents=folder == self.root, exist_ok=True, mode=0o700)
+        _sync(folder.parent)
 
     def remove(self, *names: str) -> None:
         path = self._path(names)
