@@ -193,6 +193,7 @@ class _Loop:
                 status = "stopped"
                 break
             model = self._commit(server, model, self._round(server, model))
+            self._keep(server, model)  # by now the model before it has given its room back
         if status == "finished":
             self._emit(events.RunFinished(self.id, model.version, time.monotonic() - began))
         else:
@@ -253,13 +254,16 @@ class _Loop:
         if self.ranks:
             self._wanted, sent = self.ranks.settle(self._is_wanted())
             self._emit(events.WireBytes(self.id, model.version, sent))
-        if self.store:
-            finished = model.version == self.rounds
-            aside = {"stages": model.stages, "pending": model.pending}
-            with spans.span("store", "commit"):
-                changed = server.memories.changed()
-                self.store.commit(self.id, Checkpoint(model.version, model.state, aside, changed, finished))
         return model
+
+    def _keep(self, server: Server, model: Model) -> None:
+        if self.store is None:
+            return
+        finished = model.version == self.rounds
+        aside = {"stages": model.stages, "pending": model.pending}
+        with spans.span("store", "commit"):
+            changed = server.memories.changed()
+            self.store.commit(self.id, Checkpoint(model.version, model.state, aside, changed, finished))
 
     def _is_wanted(self) -> bool:
         """Whether somebody wants the run to stop."""

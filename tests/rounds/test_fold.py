@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from insitu.algorithms.fedavg import FedAvg
 from insitu.algorithms.gossip import Gossip
 from insitu.core import wire
 from insitu.core.types import Answer, Context, Failure, Folded, Task, Update
+from insitu.engines.https.wire.packing import left_there, pack
 from insitu.learners.numpy import LinearLearner
 from insitu.rounds.fold import Fold, fold_in
 
@@ -124,3 +127,51 @@ def test_evaluation_answers_are_counted_and_not_summed():
     fold.take(Answer(task, Update({}, {}, {"examples": 4.0, "loss": 2.0})))
     assert fold.finish()["clients"] == 0
     assert fold.reports[0].metrics == {"examples": 4.0, "loss": 2.0}
+
+
+def shelf():
+    """Chunks by their digest, and how one is put there."""
+    chunks: dict[str, bytes] = {}
+
+    def keep(data: bytes) -> str:
+        chunks[name := hashlib.sha256(data).hexdigest()] = data
+        return name
+
+    return chunks, keep
+
+
+def test_answers_that_lie_on_a_disk_are_folded_a_block_at_a_time():
+    plan, (chunks, keep) = PLANS["mean"], shelf()
+
+    def lying(i: int) -> Answer:
+        here = answer(i)
+        manifest = pack(here.update.value, "update", keep)
+        value = left_there(manifest, lambda digest, offset, length: chunks[digest][offset : offset + length])
+        return replace(here, update=replace(here.update, value=value), stored=True)
+
+    n, lost = 8, 4
+    items = [Failure(f"c{i}", i, i // BLOCK, "away") if i == lost else answer(i) for i in range(n)]
+    expected, one = taken(plan, items)
+    for order in ([0, 1, 2, 3, 4, 5, 6, 7], [7, 2, 4, 0, 6, 1, 5, 3]):
+        found, other = taken(plan, [items[i] if i == lost else lying(i) for i in order])
+        assert found == expected
+        assert other.reports == one.reports
+
+
+def test_an_answer_on_a_disk_with_another_shape_is_a_failure_of_its_client():
+    plan, (chunks, keep) = PLANS["mean"], shelf()
+
+    def lying(i: int, n: int) -> Answer:
+        value = {"shared": {"w": np.ones(n)}}
+        manifest = pack(value, "update", keep)
+        there = left_there(manifest, lambda digest, offset, length: chunks[digest][offset : offset + length])
+        return replace(answer(i), update=Update(there, {"shared": 1.0}), stored=True)
+
+    fold = Fold(plan)
+    for i, n in enumerate([4, 5, 4]):
+        fold.take(lying(i, n))
+    total = fold.finish()
+    assert total["clients"] == 2
+    assert [r.client for r in fold.reports] == ["c0", "c2"]
+    assert [f.client for f in fold.failures] == ["c1"]
+    assert "[5]" in fold.failures[0].error

@@ -255,8 +255,9 @@ def test_a_round_becomes_durable_by_itself_without_the_next_one(tmp_path):
 
 def test_what_the_thread_cannot_write_is_said_at_the_next_commit_and_kept(tmp_path):
     path = tmp_path / "runs.db"
-    store = SqliteStore(path, behind=timedelta(seconds=0.02))
+    store = SqliteStore(path, behind=timedelta(seconds=0.5))
     store.create("a-run", {})
+    store._last_write = time.monotonic()  # a commit that is due would write by itself
     store.commit("a-run", Checkpoint(1, {"w": object()}, {}, {}))
     while store._timer is not None:
         time.sleep(0.005)

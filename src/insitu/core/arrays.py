@@ -105,6 +105,19 @@ def zeros_like(x: Array) -> Array:
     return sys.modules["torch"].zeros_like(x) if is_torch(x) else np.zeros_like(x)
 
 
+def empty(count: int, reference: Array) -> Array:
+    """Room for so many elements, [count], of the kind, dtype and device of ``reference``."""
+    if is_torch(reference):
+        return sys.modules["torch"].empty(count, dtype=reference.dtype, device=reference.device)
+    return np.empty(count, reference.dtype)
+
+
+def added_in_place(x: Array, y: Array) -> Array:
+    """x + y, in the memory of ``x``; both have one shape and dtype."""
+    x += y
+    return x
+
+
 def sqrt(x: Array) -> Array:
     """The square root, element by element."""
     return x.sqrt() if is_torch(x) else np.sqrt(x)

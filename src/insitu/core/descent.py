@@ -266,12 +266,18 @@ def clipped(grads: Tree, largest: float) -> Any:
     return tree.map(lambda g: g * arrays.cast(factor, g), grads)
 
 
-def descend(state: dict[str, Any], mean: Mapping[str, Any], server: Optimizer, lr: float) -> dict[str, Any]:
-    """The server's step along the clients' mean change, which counts as a negative gradient (Reddi et al. 2021)."""
+def descend(
+    state: dict[str, Any], mean: Mapping[str, Any], server: Optimizer, lr: float, spare: bool = False
+) -> dict[str, Any]:
+    """The server's step along the clients' mean change, which counts as a negative gradient (Reddi et al. 2021).
+
+    ``spare``: nobody else needs the arrays of ``mean``, and the new parameters may lie in them.
+    """
     shared = state["shared"]
     if isinstance(server, Sgd) and not server.weight_decay and lr == 1:
         # The plain average. Adding the change itself saves two roundings and a copy of the model.
-        return {**state, "shared": tree.map(lambda w, d: w + arrays.cast(d, w), shared, mean)}
+        add = arrays.added_in_place if spare else lambda d, w: w + d
+        return {**state, "shared": tree.map(lambda w, d: add(arrays.cast(d, w), w), shared, mean)}
     grads = tree.map(lambda w, d: -arrays.cast(d, w), shared, mean)
     rate = arrays.scalar(lr, tree.first_leaf(shared))
     start = state.get("server") or server.init(shared)

@@ -204,6 +204,9 @@ class Part(Protocol):
 class Blobs(Protocol):
     """Bytes by their SHA-256, at most a chunk long. Whoever asks for one that is not there gets BlobError."""
 
+    near: bool
+    """Whether reading a chunk in portions costs little more than reading it at once."""
+
     def length(self, digest: str) -> int | None:
         """How long it is, or None where it is not there."""
         ...

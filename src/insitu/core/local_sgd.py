@@ -107,7 +107,7 @@ class LocalSGD(Descent):
     def absorb(self, state: dict[str, Any], total: Total, round: int) -> dict[str, Any]:
         server = optimizer(self.server or Sgd())
         if "fitted" not in total.value:
-            return descend(state, total.value["shared"], server, self.server_lr)
+            return descend(state, total.value["shared"], server, self.server_lr, total.spare)
         fitted = total.value["fitted"]
         if tree.first_leaf(state["shared"]) is None:
             return {**state, "shared": fitted}

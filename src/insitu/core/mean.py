@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from functools import partial
+from math import prod
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
 from insitu.core import arrays, tree
 from insitu.core.errors import UpdateError
 from insitu.core.protocols import Reduce
+from insitu.core.stored import Stored, together
 from insitu.core.types import Context, Total, Update
 
 PIECE = 2**16
@@ -18,11 +21,15 @@ PIECE = 2**16
 
 
 class Sum(TypedDict):
-    """An accumulator of constant size: Σ w·v and Σ w of each part, and how many updates are in it."""
+    """An accumulator of constant size: Σ w·v and Σ w of each part, and how many updates are in it.
+
+    ``own``: its arrays were made here, and nobody else has them.
+    """
 
     value: dict[str, Any]
     weight: dict[str, float]
     clients: int
+    own: NotRequired[bool]
 
 
 @dataclass(frozen=True)
@@ -40,9 +47,11 @@ class Mean(Reduce):
 
     def add(self, accumulator: Sum, update: Update, client: str) -> Sum:
         for part, value in update.value.items():
-            weight = update.weight[part]
             if part in accumulator["value"]:
                 alike(accumulator["value"][part], value, part, client)
+        for part, value in update.value.items():
+            weight = update.weight[part]
+            if part in accumulator["value"]:
                 _fold(accumulator["value"][part], value, weight)
             else:
                 accumulator["value"][part] = tree.map(lambda x, w=weight: _weighted(x, w), value)
@@ -73,17 +82,46 @@ class Mean(Reduce):
                 _fold(accumulator["value"][part], value, 1.0)
             else:
                 accumulator["value"][part] = value
+                accumulator.pop("own", None)
             accumulator["weight"][part] = accumulator["weight"].get(part, 0.0) + other["weight"][part]
         accumulator["clients"] += other["clients"]
         return accumulator
 
+    def adds_stored(self) -> bool:
+        return type(self).add is Mean.add and type(self).merge is Mean.merge
+
+    def add_stored(self, accumulator: Sum, block: Sequence[tuple[Update, str]]) -> tuple[Sum, dict[str, UpdateError]]:
+        told: dict[str, list[tuple[Any, float]]] = {}
+        refused: dict[str, UpdateError] = {}
+        for update, client in block:
+            try:
+                for part, value in update.value.items():
+                    alike(told[part][0][0] if part in told else value, value, part, client)
+            except UpdateError as error:
+                refused[client] = error
+                continue
+            for part, value in update.value.items():
+                told.setdefault(part, []).append((value, update.weight[part]))
+        for part, some in told.items():
+            if part in accumulator["value"]:
+                alike(accumulator["value"][part], some[0][0], part, "a block")
+        for part, some in told.items():
+            values, weights = [value for value, _ in some], [weight for _, weight in some]
+            accumulator["value"][part] = _fold_stored(accumulator["value"].get(part), values, weights)
+            weight = 0.0
+            for one in weights:  # as `add` does it: what `sum` does with floats depends on Python's version
+                weight += one
+            accumulator["weight"][part] = accumulator["weight"].get(part, 0.0) + weight
+        accumulator["own"] = accumulator.get("own", accumulator["clients"] == 0)
+        accumulator["clients"] += len(block) - len(refused)
+        return accumulator, refused
+
     def finish(self, accumulator: Sum, context: Context) -> Total:
         weights = {part: weight for part, weight in accumulator["weight"].items() if weight > 0}
-        value = {
-            part: tree.map(lambda x, w=weight: x / w if arrays.is_float(x) else x, accumulator["value"][part])
-            for part, weight in weights.items()
-        }
-        return Total(value, weights, accumulator["clients"], context.population)
+        own = accumulator.get("own", False)
+        divided = _divided_in_place if own else _divided
+        value = {part: tree.map(partial(divided, by=w), accumulator["value"][part]) for part, w in weights.items()}
+        return Total(value, weights, accumulator["clients"], context.population, spare=own)
 
 
 def _weighted(x: Any, weight: float) -> Any:
@@ -97,10 +135,48 @@ def _fold(target: Any, value: Mapping[str, Any], weight: float) -> None:
             _fold(target[key], x, weight)
         elif arrays.is_torch(x) and x.is_floating_point():
             target[key].add_(arrays.widen(x), alpha=weight)
-        elif arrays.is_float(x):
-            target[key] = _added(target[key], x, weight)
         else:
-            target[key] = arrays.maximum(target[key], x)
+            target[key] = _folded(target[key], x, weight)
+
+
+def _folded(target: Any, x: Any, weight: float) -> Any:
+    """An array with another one added, or the larger elements of two of integers."""
+    if not arrays.is_float(x):
+        return arrays.maximum(target, x)
+    return target.add_(arrays.widen(x), alpha=weight) if arrays.is_torch(x) else _added(target, x, weight)
+
+
+def _fold_stored(target: Any, values: Sequence[Any], weights: Sequence[float]) -> Any:
+    """The sum of a block, added to ``target`` where there is one: each piece of it before the next is read."""
+    if tree.is_branch(values[0]):
+        own = {} if target is None else target
+        for key in values[0]:
+            own[key] = _fold_stored(own.get(key), [value[key] for value in values], weights)
+        return own
+    leaves: Sequence[Stored] = values
+    flat = None if target is None else target.reshape(-1)
+    for at, pieces in together(leaves):
+        block = _weighted(pieces[0], weights[0])
+        for piece, weight in zip(pieces[1:], weights[1:], strict=True):
+            block = _folded(block, piece, weight)
+        if flat is None:
+            flat = arrays.empty(prod(leaves[0].shape), block)
+        own = flat[at : at + len(block)]
+        after = block if target is None else _folded(own, block, 1.0)
+        if after is not own:
+            own[:] = after
+    assert flat is not None  # there is one piece at least
+    return flat.reshape(leaves[0].shape)
+
+
+def _divided(x: Any, by: float) -> Any:
+    return x / by if arrays.is_float(x) else x
+
+
+def _divided_in_place(x: Any, by: float) -> Any:
+    if arrays.is_float(x):
+        x /= by
+    return x
 
 
 def _added(target: Any, x: Any, weight: float) -> Any:

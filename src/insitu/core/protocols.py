@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
+from insitu.core.errors import UpdateError
 from insitu.core.events import Event
 from insitu.core.part import Part
 from insitu.core.tree import Tree
@@ -332,7 +333,22 @@ class Reduce(Part, ABC):
 
     @abstractmethod
     def finish(self, accumulator: Any, context: Context) -> Total:
-        """The total of everything added. Raises nothing for a part that nobody told: it is left out."""
+        """The total of everything added, once; it may take the accumulator's arrays.
+
+        Raises nothing for a part that nobody told: it is left out.
+        """
+
+    def adds_stored(self) -> bool:
+        """Whether there is an ``add_stored``."""
+        return False
+
+    def add_stored(self, accumulator: Any, block: Sequence[tuple[Update, str]]) -> tuple[Any, dict[str, UpdateError]]:
+        """The accumulator with a block of (update, client) merged in; leaves are :class:`~insitu.core.stored.Stored`.
+
+        The same bits as ``add`` for each of them and ``merge`` give, without any update in memory as a whole. Also
+        who was refused, and why.
+        """
+        raise TypeError(f"{self.part_name()} adds no updates that are stored: see adds_stored")
 
 
 @dataclass(frozen=True)

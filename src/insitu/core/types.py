@@ -186,11 +186,15 @@ class Report:
 
 @dataclass(frozen=True)
 class Answer:
-    """One client's update with the task it answers and the client's new memory."""
+    """One client's update with the task it answers and the client's new memory.
+
+    ``stored``: the update's arrays are :class:`~insitu.core.stored.Stored`, for a Reduce that adds such.
+    """
 
     task: Task
     update: Update
     memory: Tree | None = None
+    stored: bool = False
 
     def report(self) -> Report:
         """The answer without its value."""
@@ -227,12 +231,14 @@ class Total:
     weight      total weight by part
     clients     how many updates are in it
     population  how many clients there are in all
+    spare       whether nobody else needs the arrays, so that whoever takes them in may compute in their place
     """
 
     value: dict[str, Any]
     weight: dict[str, float]
     clients: int
     population: int
+    spare: bool = False
 
 
 @dataclass(frozen=True)

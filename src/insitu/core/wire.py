@@ -21,7 +21,7 @@ import hashlib
 import json
 import math
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from insitu.core import arrays, bits
@@ -47,11 +47,33 @@ def encode(tree: Any) -> bytes:
     Peak memory is the result plus one copy of whatever is not contiguous or not on the CPU.
     Raises WireError, naming the path and the type, for anything that is not part of a tree.
     """
-    parts = frame(tree)[0]
+    return b"".join(signed(frame(tree)[0]))
+
+
+def signed(buffers: Iterable[Any]) -> Iterator[Any]:
+    """The buffers of a :func:`frame`, and the SHA-256 of them at the end."""
     check = hashlib.sha256()
-    for part in parts:
-        check.update(part)
-    return b"".join([*parts, check.digest()])
+    for buffer in buffers:
+        check.update(buffer)
+        yield buffer
+    yield check.digest()
+
+
+def cut(buffers: Iterable[Any], size: int) -> Iterator[bytes]:
+    """The buffers as one stream, in pieces of ``size`` bytes, the last one as long as is left."""
+    piece = bytearray()
+    for buffer in buffers:
+        view = memoryview(buffer).cast("B")
+        at = 0
+        while at < len(view):
+            some = view[at : at + size - len(piece)]
+            piece += some
+            at += len(some)
+            if len(piece) == size:
+                yield bytes(piece)
+                piece = bytearray()
+    if piece:
+        yield bytes(piece)
 
 
 def frame(tree: Any) -> tuple[list[Any], list[dict[str, Any]]]:
@@ -94,11 +116,15 @@ def decode(data: bytes | bytearray | memoryview) -> Any:
     return _rebuilt(header, _Held(payload))
 
 
-def decode_stream(take: Callable[[int], Any], length: int) -> tuple[Any, list[dict[str, Any]]]:
+def decode_stream(
+    take: Callable[[int], Any], length: int, leaf: Callable[[Mapping[str, Any], int], Any] | None = None
+) -> tuple[Any, list[dict[str, Any]]]:
     """The tree of a :func:`frame` of ``length`` bytes, and its table of tensors, without holding the bytes as well.
 
     ``take(n)`` gives the next n bytes, which become the arrays' own: memory is the tree. Whoever gives them has
-    checked that they are those that were sent. Raises WireError as :func:`decode`.
+    checked that they are those that were sent. With ``leaf`` nothing behind the header is taken: it is given each
+    tensor's entry in the table and the byte at which its elements begin, and makes what stands for it in the tree.
+    Raises WireError as :func:`decode`.
     """
     if length < _PREAMBLE.size:
         raise _damaged(f"{length} bytes are fewer than an empty tree has")
@@ -108,10 +134,12 @@ def decode_stream(take: Callable[[int], Any], length: int) -> tuple[Any, list[di
     if version != VERSION or size > min(MAX_HEADER, length - _PREAMBLE.size):
         raise _damaged(f"format {version} with a header of {size} bytes in {length}")
     header = _header(bytes(take(size)))
-    return _rebuilt(header, _Coming(take, length - _PREAMBLE.size - size)), header["tensors"]
+    first = _PREAMBLE.size + size
+    payload = _Coming(take, length - first) if leaf is None else _Elsewhere(leaf, first, length - first)
+    return _rebuilt(header, payload), header["tensors"]
 
 
-def _rebuilt(header: dict[str, Any], payload: _Held | _Coming) -> Any:
+def _rebuilt(header: dict[str, Any], payload: _Payload) -> Any:
     reader = _Reader(header["tensors"], payload)
     tree = reader.node(header["tree"], ())
     reader.finish()
@@ -121,27 +149,39 @@ def _rebuilt(header: dict[str, Any], payload: _Held | _Coming) -> Any:
 class _Held:
     """A payload that is in memory, and stays its owner's."""
 
-    ours = False
-
     def __init__(self, view: memoryview) -> None:
         self._view, self.length, self.at = view, len(view), 0
 
-    def take(self, count: int) -> memoryview:
-        self.at += count
-        return self._view[self.at - count : self.at]
+    def array(self, entry: Mapping[str, Any], shape: tuple[int, ...], where: str) -> Any:
+        self.at += entry["nbytes"]
+        raw = self._view[self.at - entry["nbytes"] : self.at]
+        return bits.array(raw, entry["dtype"], entry["kind"], shape, where)
 
 
 class _Coming:
     """A payload that comes piece by piece, each the reader's own."""
 
-    ours = True
-
     def __init__(self, take: Callable[[int], Any], length: int) -> None:
         self._take, self.length, self.at = take, length, 0
 
-    def take(self, count: int) -> memoryview:
-        self.at += count
-        return memoryview(self._take(count))
+    def array(self, entry: Mapping[str, Any], shape: tuple[int, ...], where: str) -> Any:
+        self.at += entry["nbytes"]
+        raw = memoryview(self._take(entry["nbytes"]))
+        return bits.array(raw, entry["dtype"], entry["kind"], shape, where, ours=True)
+
+
+class _Elsewhere:
+    """A payload that stays where it is."""
+
+    def __init__(self, leaf: Callable[[Mapping[str, Any], int], Any], first: int, length: int) -> None:
+        self._leaf, self._first, self.length, self.at = leaf, first, length, 0
+
+    def array(self, entry: Mapping[str, Any], shape: tuple[int, ...], where: str) -> Any:
+        self.at += entry["nbytes"]
+        return self._leaf(entry, self._first + self.at - entry["nbytes"])
+
+
+_Payload = _Held | _Coming | _Elsewhere
 
 
 def _where(path: _Path) -> str:
@@ -267,7 +307,7 @@ def _no_constant(name: str) -> Any:
 class _Reader:
     """Rebuilds a tree; tensors must come in the table's order and fill the payload without gap or overlap."""
 
-    def __init__(self, table: list[Any], payload: _Held | _Coming) -> None:
+    def __init__(self, table: list[Any], payload: _Payload) -> None:
         self.table = table
         self.payload = payload
         self.used = 0
@@ -302,8 +342,7 @@ class _Reader:
         if at + nbytes > self.payload.length:
             raise _damaged(f"{where} ends at byte {at + nbytes} of a payload of {self.payload.length}")
         self.used = index + 1
-        raw = self.payload.take(nbytes)
-        return bits.array(raw, entry["dtype"], entry["kind"], shape, where, ours=self.payload.ours)
+        return self.payload.array(entry, shape, where)
 
     def finish(self) -> None:
         if self.used != len(self.table) or self.payload.at != self.payload.length:

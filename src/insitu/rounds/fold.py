@@ -62,6 +62,8 @@ class Fold:
         self.failures: list[Failure] = []
         self._total = plan.reduce.zero()
         self._block: tuple[int, Any] = (0, plan.reduce.zero())
+        self._stored: list[Answer] = []
+        """Of the block that is open: they are added when all of it is known, each piece of all of them together."""
         self._waiting: dict[int, Answer | Folded | None] = {}
         self._next = 0
 
@@ -115,6 +117,9 @@ class Fold:
         if block != self._block[0]:
             self._close_block()
             self._block = (block, self.plan.reduce.zero())
+        if isinstance(item, Answer) and item.stored:
+            self._stored.append(item)
+            return
         try:  # both look before anything is added: where they refuse, the accumulator is as it was
             if isinstance(item, Folded):
                 accumulator = self.plan.reduce.merge(self._block[1], item.accumulator)
@@ -132,5 +137,12 @@ class Fold:
         self.failures.extend(Failure(c, index, block, f"UpdateError: {error}") for index, c in refused.items())
 
     def _close_block(self) -> None:
+        if self._stored:
+            block = [(answer.update, answer.task.client) for answer in self._stored]
+            self._total, refused = self.plan.reduce.add_stored(self._total, block)
+            for answer in self._stored:
+                if answer.task.client in refused:
+                    self._refuse(answer, refused[answer.task.client])
+            self._stored = []
         self._total = self.plan.reduce.merge(self._total, self._block[1])
         self._block = (self._block[0], self.plan.reduce.zero())

@@ -157,6 +157,8 @@ class Server:
         cohort = [self.clients.id_at(int(place)) for place in heard.places]
         context = Context(round, len(self.clients), cohort, self.seed)
         total = self.plan.reduce.finish(heard.accumulator, context)
+        if self.plan.stages:  # which may keep what they see
+            total = replace(total, spare=False)
         stages = dict(model.stages)
         for i, stage in reversed(list(enumerate(self.plan.stages))):
             total, after = stage.decode(total, stages.get(str(i)), context)

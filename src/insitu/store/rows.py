@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,10 +75,18 @@ def _finite(x: Any) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def of_blob(key: Row, tree: Any) -> list[Row]:
-    """A tree as rows, ``key`` and the part's number in each. Raises WireError for what is not a tree."""
-    view = memoryview(wire.encode(tree))
-    return [{**key, "part": i, "blob": view[at : at + PART]} for i, at in enumerate(range(0, len(view), PART))]
+class Blob:
+    """A tree as rows, ``key`` and the part's number in each, made one at a time whenever they are gone through.
+
+    The tree's arrays must not change meanwhile. Raises WireError for what is not a tree.
+    """
+
+    def __init__(self, key: Row, tree: Any) -> None:
+        self._key, self._buffers = key, wire.frame(tree)[0]
+
+    def __iter__(self) -> Iterator[Row]:
+        for i, piece in enumerate(wire.cut(wire.signed(self._buffers), PART)):
+            yield {**self._key, "part": i, "blob": piece}
 
 
 def to_checkpoint(round: int, parts: list[bytes], memories: Mapping[str, list[bytes]]) -> Checkpoint:

@@ -59,11 +59,12 @@ class Waiting:
 
 @dataclass
 class Prepared:
-    """The rows of one run, made before the write lock is taken: encoding a large model takes a while."""
+    """The rows of one run, as far as possible made before the write lock is taken; a large model's as they are written,
+    which takes longer than making them and would take its room once more."""
 
     run: str
     events: rows.EventRows
-    checkpoint: list[rows.Row]
+    checkpoint: rows.Blob | None
     memories: Mapping[str, Mapping[str, Tree | None]]
     columns: dict[str, Any]
     """What changes in the run's own row."""
@@ -75,11 +76,11 @@ def prepare(run: str, waiting: Waiting, *, whole: bool) -> Prepared:
     Raises WireError for a state that is not a tree.
     """
     ready = waiting.events[: waiting.whole] if whole else waiting.events
-    prepared = Prepared(run, rows.of_events(run, ready), [], {}, {})
+    prepared = Prepared(run, rows.of_events(run, ready), None, {}, {})
     done = waiting.checkpoint
     if done is not None:
         whole = {"round": done.round, "state": done.state, "stages": done.stages, "finished": done.finished}
-        prepared.checkpoint = rows.of_blob({"run": run, "round": done.round}, whole)
+        prepared.checkpoint = rows.Blob({"run": run, "round": done.round}, whole)
         prepared.memories = waiting.memories
         prepared.columns = {"rounds": done.round, **({"status": "finished"} if done.finished else {})}
     return prepared
@@ -96,9 +97,10 @@ def write(connection: Connection, prepared: Prepared, writer: str) -> bool:
     if not connection.execute(mine.values(writer=writer, **prepared.columns)).rowcount:
         return False
     _write_events(connection, prepared)
-    if prepared.checkpoint:
+    if prepared.checkpoint is not None:
         connection.execute(delete(schema.checkpoints).where(schema.checkpoints.c.run == run))
-        connection.execute(insert(schema.checkpoints), prepared.checkpoint)
+        for part in prepared.checkpoint:
+            connection.execute(insert(schema.checkpoints), part)
     _write_memories(connection, prepared)
     return True
 
@@ -112,7 +114,7 @@ def _write_memories(connection: Connection, prepared: Prepared) -> None:
         found: list[rows.Row] = []
         for client in some:
             key = {"run": prepared.run, "client": client, "round": prepared.columns["rounds"]}
-            found.extend(rows.of_blob(key, prepared.memories[client][client]))
+            found.extend(rows.Blob(key, prepared.memories[client][client]))
         connection.execute(insert(schema.memories), found)
 
 

@@ -6,7 +6,7 @@ here: the same run asks the same questions, and the exchange knows what was said
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Coroutine, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from insitu.core.types import Answer, Failure, Task, Update
 from insitu.engines.https.calls.accounts import Ask, Told
 from insitu.engines.https.calls.values import Message
 from insitu.engines.https.roster import Sites
-from insitu.engines.https.wire.packing import pack, unpack
+from insitu.engines.https.wire.packing import CHUNK, left_there, pack, unpack
 from insitu.rounds.policy import Policy
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 VOID, COUNTS = "void", "counts"
 """What the first word of a closed call's reason says: whether the server has made a round of it."""
+BUFFERED, LEAST = 4 * CHUNK, CHUNK // 16
+"""Bytes of the updates of one block that are held in memory, and at least of each: they are folded side by side."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,13 @@ class HttpsSession:
         self._counted: dict[int, list[Counted]] = {}
         self._replayed: set[int] = set()
         """Rounds in which a call to train was in the ledger before this process asked for it."""
+        plan = setting.plan
+        self._adds_stored = (
+            plan.reduce.adds_stored()
+            and exchange.blobs.near
+            and not any(stage.decodes == "each" for stage in plan.stages)  # which takes an update as a whole
+        )
+        self._portion = CHUNK
         declared = setting.clients.declared if isinstance(setting.clients, Sites) else lambda name: {}
         call(exchange.attach(run, setting.plan, description, declared))
 
@@ -78,6 +87,7 @@ class HttpsSession:
             key = self._key(tasks[0], asks)
             failpoints.hit("call.packed")
             replayed = self._call(self._exchange.open(key, asks, wanted))
+        self._portion = min(CHUNK, max(LEAST, BUFFERED // self.setting.plan.block_size(len(tasks))))
         if key.kind == "train":
             self._begin(key.round, replayed)
         yield from self._told(key, tasks, wanted, replayed)
@@ -183,24 +193,28 @@ class HttpsSession:
         manifest = told.manifest
         if manifest is None:
             return Failure(task.client, task.index, task.block, told.error)
-        lengths: dict[str, int] = dict(manifest["chunks"])
-        blobs = self._exchange.blobs
-
-        def read(digest: str) -> bytes:
-            # Whoever saw the bytes come has compared them with their digest; once is enough for so many.
-            data: bytes = blobs.read(digest, 0, None if replayed else lengths[digest])
-            return data
-
+        stored = key.kind == "train" and self._adds_stored
         try:
             with spans.span("other", "unpack"):
-                value = unpack(manifest, read)
+                value = self._value(manifest, stored, replayed)
         except Refusal as error:
             return Failure(task.client, task.index, task.block, f"{error.code}: {error}")
         failpoints.hit("call.unpacked")
         if key.kind == "train":
             self._counted.setdefault(key.round, []).append(Counted(key.number, task.client, told.digest))
         memory = {"task": told.task} if manifest["keeps"] else None
-        return Answer(task, Update(value, dict(manifest["weight"]), dict(manifest["metrics"])), memory)
+        return Answer(task, Update(value, dict(manifest["weight"]), dict(manifest["metrics"])), memory, stored)
+
+    def _value(self, manifest: Mapping[str, Any], stored: bool, replayed: bool) -> Any:
+        """What a site told; ``stored``: its arrays stay on the disk. Raises Refusal."""
+        blobs, lengths = self._exchange.blobs, dict(manifest["chunks"])
+        # Whoever saw the bytes come has compared them with their digest; once is enough for so many.
+        if not stored:
+            return unpack(manifest, lambda digest: blobs.read(digest, 0, None if replayed else lengths[digest]))
+        if replayed:
+            for digest in lengths:
+                blobs.read(digest)
+        return left_there(manifest, blobs.read, self._portion)
 
     def _welcome(self, sites: Sites, round: int) -> None:
         new = sites.grow(round)

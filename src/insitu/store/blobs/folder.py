@@ -29,6 +29,8 @@ class FolderBlobs:
     there is no room (nothing is half there then, and the same may work later), StoreError for anything else.
     """
 
+    near = True
+
     def __init__(self, root: str | Path, *, files: Files | None = None) -> None:
         self.root = Path(root)
         self.files: Files = files or RealFiles()

@@ -24,6 +24,8 @@ class S3Blobs:
     what it was said to be, DiskFull and StoreError.
     """
 
+    near = False  # every portion is a request
+
     def __init__(self, url: str, spool: str | Path) -> None:
         self.bucket = Bucket(url)
         self._spool = FolderBlobs(spool)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 from insitu.core import wire
 from insitu.core.errors import Refusal, WireError
+from insitu.core.stored import Stored
 
 CHUNK = 4 * 2**20
 """The largest chunk in bytes."""
@@ -24,7 +27,7 @@ def pack(tree: Any, holds: str, keep: Callable[[bytes], str]) -> dict[str, Any]:
     """
     buffers, table = wire.frame(tree)
     chunks: list[list[Any]] = []
-    for chunk in _cut(buffers):
+    for chunk in wire.cut(buffers, CHUNK):
         chunks.append([keep(chunk), len(chunk)])
     return {
         "protocol": PROTOCOL,
@@ -47,31 +50,31 @@ def unpack(manifest: Mapping[str, Any], read: Callable[[str], bytes]) -> Any:
     ``read`` gives a chunk by its digest, checked when it was stored. Raises Refusal BAD_MANIFEST where the frame is
     no tree, or its table of tensors is not the manifest's.
     """
-    source = Source(manifest["chunks"], read)
+    return _decoded(manifest, Source(manifest["chunks"], read).take)
+
+
+def left_there(manifest: Mapping[str, Any], read: Callable[[str, int, int], bytes], portion: int = CHUNK) -> Any:
+    """The tree with :class:`~insitu.core.stored.Stored` leaves: their numbers stay in the chunks until they are read.
+
+    ``read`` gives bytes of a chunk by its digest, the first one's offset and their number, of which ``portion`` at most
+    are held. Raises Refusal BAD_MANIFEST as :func:`unpack`, for all but the numbers.
+    """
+    stream = Stream(manifest["chunks"], read, portion)
+
+    def leaf(entry: Mapping[str, Any], first: int) -> Stored:
+        return Stored(tuple(entry["shape"]), entry["dtype"], entry["kind"], first, stream.read)
+
+    return _decoded(manifest, lambda count: stream.read(stream.at, count), leaf)
+
+
+def _decoded(manifest: Mapping[str, Any], take: Callable[[int], Any], leaf: Any = None) -> Any:
     try:
-        tree, table = wire.decode_stream(source.take, manifest["length"])
+        tree, table = wire.decode_stream(take, manifest["length"], leaf)
     except WireError as error:
         raise Refusal("BAD_MANIFEST", f"the chunks hold no tree: {error}") from error
     if table != list(manifest["tensors"]):
         raise Refusal("BAD_MANIFEST", "the table of tensors in the manifest is not that of the chunks")
     return tree
-
-
-def _cut(buffers: Sequence[Any]) -> Iterator[bytes]:
-    """The buffers as one stream, in pieces of CHUNK bytes."""
-    piece = bytearray()
-    for buffer in buffers:
-        view = memoryview(buffer).cast("B")
-        at = 0
-        while at < len(view):
-            some = view[at : at + CHUNK - len(piece)]
-            piece += some
-            at += len(some)
-            if len(piece) == CHUNK:
-                yield bytes(piece)
-                piece = bytearray()
-    if piece:
-        yield bytes(piece)
 
 
 class Source:
@@ -102,3 +105,41 @@ class Source:
             found[at : at + len(some)] = some
             self._left = self._left[len(some) :]
             at += len(some)
+
+
+class Stream:
+    """Bytes from anywhere in the chunks, which are read a ``portion`` at a time: best from the first to the last."""
+
+    def __init__(self, chunks: Sequence[Sequence[Any]], read: Callable[[str, int, int], bytes], portion: int) -> None:
+        self._chunks, self._read, self._portion = chunks, read, portion
+        self._starts = list(accumulate((length for _, length in chunks), initial=0))
+        self._left = memoryview(b"")
+        self.at = 0
+
+    def read(self, first: int, count: int) -> memoryview:
+        """So many bytes from ``first`` on, in memory that is the caller's."""
+        if first != self.at:
+            self._left, self.at = memoryview(b""), first
+        found = np.empty(count, np.uint8).data
+        done = 0
+        while done < count:
+            if not self._left:
+                self._left = self._portion_at(self.at)
+            some = self._left[: count - done]
+            found[done : done + len(some)] = some
+            self._left = self._left[len(some) :]
+            self.at += len(some)
+            done += len(some)
+        return found
+
+    def _portion_at(self, at: int) -> memoryview:
+        i = bisect_right(self._starts, at) - 1
+        if i >= len(self._chunks):
+            raise WireError(f"the chunks end at byte {self._starts[-1]}, before byte {at}")
+        digest, length = self._chunks[i]
+        offset = at - self._starts[i]
+        wanted = min(self._portion, length - offset)
+        data = self._read(digest, offset, wanted)
+        if len(data) != wanted:
+            raise WireError(f"chunk {digest} has {offset + len(data)} bytes, not {length}")
+        return memoryview(data)

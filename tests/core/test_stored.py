@@ -1,0 +1,188 @@
+"""Updates that lie in chunks on a disk: folded piece by piece, with the bits that adding them one by one has."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from insitu.core import stored, tree, wire
+from insitu.core.errors import Refusal, UpdateError, WireError
+from insitu.core.mean import Mean
+from insitu.core.types import Context, Update
+from insitu.engines.https.wire.packing import Stream, left_there, pack
+
+CONTEXT = Context(1, 10)
+
+
+class Shelf:
+    """Chunks by their digest, and how much of them was read at once."""
+
+    def __init__(self) -> None:
+        self.chunks: dict[str, bytes] = {}
+        self.largest = 0
+
+    def keep(self, data: bytes) -> str:
+        digest = hashlib.sha256(data).hexdigest()
+        self.chunks[digest] = bytes(data)
+        return digest
+
+    def read(self, digest: str, offset: int, length: int) -> bytes:
+        self.largest = max(self.largest, length)
+        return self.chunks[digest][offset : offset + length]
+
+
+def left(value, shelf: Shelf, portion: int = 1000):
+    return left_there(pack(value, "update", shelf.keep), shelf.read, portion)
+
+
+def one_by_one(accumulator, block):
+    """What every other engine does."""
+    own = Mean().zero()
+    for update, client in block:
+        own = Mean().add(own, update, client)
+    return Mean().merge(accumulator, own)
+
+
+def bits(accumulator):
+    total = Mean().finish(accumulator, CONTEXT)
+    return wire.digest([dict(total.value), total.weight, total.clients])
+
+
+DTYPES = ["float32", "float64", "float16", "bfloat16", "int64", "int32"]
+SHAPES = [(), (0,), (1,), (7,), (3, 5), (700, 3)]
+
+
+def array(kind: str, dtype: str, shape, random) -> object:
+    numbers = random.normal(size=shape) * 10.0 ** random.integers(-6, 6)
+    if kind == "torch":
+        return torch.as_tensor(numbers).to(getattr(torch, dtype))
+    return np.asarray(numbers).astype("float32" if dtype == "bfloat16" else dtype)
+
+
+@st.composite
+def cohorts(draw):
+    kind = draw(st.sampled_from(["numpy", "torch"]))
+    leaves = draw(st.lists(st.tuples(st.sampled_from(DTYPES), st.sampled_from(SHAPES)), min_size=1, max_size=4))
+    blocks = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
+    return kind, leaves, blocks, draw(st.integers(0, 2**31)), draw(st.integers(16, 3000))
+
+
+@given(cohorts())
+@settings(max_examples=60, deadline=None)
+def test_blocks_have_the_bits_of_adding_and_merging(cohort):
+    kind, leaves, blocks, seed, portion = cohort
+    random, shelf = np.random.default_rng(seed), Shelf()
+    here, there = Mean().zero(), Mean().zero()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stored, "PIECE", 1024)
+        for size in blocks:
+            block = []
+            for i in range(size):
+                shared = {f"x{j}": array(kind, *leaf, random) for j, leaf in enumerate(leaves)}
+                value = {"shared": {"deep": shared}, "buffers": {"n": array(kind, "int64", (), random)}}
+                if i == 1:
+                    del value["buffers"]  # whoever tells a part less counts in the others
+                weights = {part: float(random.integers(1, 99)) / 3 for part in value}
+                block.append((Update(value, weights), f"c{i}"))
+            here = one_by_one(here, block)
+            lying = [(Update(left(u.value, shelf, portion), u.weight), c) for u, c in block]
+            there, refused = Mean().add_stored(there, lying)
+            assert not refused
+    assert bits(there) == bits(here)
+
+
+def test_memory_is_a_piece_of_each_and_the_sum():
+    random, shelf = np.random.default_rng(0), Shelf()
+    values = [{"shared": {"w": random.normal(size=2_000_000).astype("float32")}} for _ in range(3)]
+    block = [(Update(left(value, shelf, 65536), {"shared": 1.0}), str(i)) for i, value in enumerate(values)]
+    accumulator, _ = Mean().add_stored(Mean().zero(), block)
+    assert shelf.largest == 65536
+    total = Mean().finish(accumulator, CONTEXT)
+    assert np.allclose(total.value["shared"]["w"], np.mean([v["shared"]["w"] for v in values], axis=0), atol=1e-6)
+    assert total.spare
+    assert total.value["shared"]["w"].base is accumulator["value"]["shared"]["w"].base  # divided where it lay
+
+
+def test_arrays_that_somebody_else_may_have_are_left_alone():
+    own = np.ones(4, np.float32)
+    block = Mean().merge(Mean().zero(), {"value": {"a": {"x": own}}, "weight": {"a": 2.0}, "clients": 1})
+    total = Mean().finish(block, CONTEXT)
+    assert not total.spare
+    assert own.tolist() == [1.0] * 4
+    shelf = Shelf()
+    mixed, _ = Mean().add_stored(Mean().zero(), [(Update(left({"b": {"x": own}}, shelf), {"b": 1.0}), "c")])
+    mixed = Mean().merge(mixed, {"value": {"a": {"x": own}}, "weight": {"a": 2.0}, "clients": 1})
+    assert not Mean().finish(mixed, CONTEXT).spare
+    assert own.tolist() == [1.0] * 4
+
+
+def test_who_tells_other_shapes_is_refused_before_anything_is_added():
+    shelf = Shelf()
+
+    def told(n: int, part: str = "shared"):
+        return Update(left({"first": {"w": np.ones(2)}, part: {"w": np.ones(n)}}, shelf), {"first": 1.0, part: 1.0})
+
+    accumulator, refused = Mean().add_stored(
+        Mean().zero(), [(told(3), "a"), (told(4), "b"), (told(3), "c"), (told(3, "other"), "d")]
+    )
+    assert list(refused) == ["b"]
+    assert "'b'" in str(refused["b"])
+    assert "[4]" in str(refused["b"])
+    assert accumulator["clients"] == 3
+    assert accumulator["weight"] == {"first": 3.0, "shared": 2.0, "other": 1.0}
+    assert accumulator["value"]["first"]["w"].tolist() == [3.0, 3.0]
+    with pytest.raises(UpdateError, match=r"a block.*\[3\]"):
+        Mean().add_stored(accumulator, [(told(4), "e")])
+
+
+def test_the_same_refusal_leaves_the_other_way_of_adding_unchanged():
+    accumulator = Mean().add(
+        Mean().zero(), Update({"a": {"x": np.ones(2)}, "b": {"x": np.ones(3)}}, {"a": 1, "b": 1}), "c"
+    )
+    with pytest.raises(UpdateError):
+        Mean().add(accumulator, Update({"a": {"x": np.ones(2)}, "b": {"x": np.ones(4)}}, {"a": 1, "b": 1}), "d")
+    assert accumulator["value"]["a"]["x"].tolist() == [1.0, 1.0]
+
+
+def test_whoever_changes_how_a_mean_adds_is_given_whole_updates():
+    class Own(Mean):
+        def add(self, accumulator, update, client):
+            return super().add(accumulator, update, client)
+
+    assert Mean().adds_stored()
+    assert not Own().adds_stored()
+
+
+def test_leaves_weigh_what_they_are():
+    shelf = Shelf()
+    value = {"shared": {"w": np.zeros((3, 4), "float32"), "b": torch.zeros(5, dtype=torch.bfloat16)}}
+    lying = left(value, shelf)
+    assert tree.nbytes(lying) == tree.nbytes(value) == 58
+    assert lying["shared"]["w"].shape == (3, 4)
+
+
+def test_a_stream_reads_from_anywhere_and_says_where_it_ends():
+    shelf = Shelf()
+    whole = bytes(range(100))
+    chunks = [[shelf.keep(whole[at : at + 30]), len(whole[at : at + 30])] for at in range(0, 100, 30)]
+    stream = Stream(chunks, shelf.read, 7)
+    for first, count in ((0, 10), (10, 45), (3, 1), (99, 1), (50, 0)):
+        assert bytes(stream.read(first, count)) == whole[first : first + count]
+    with pytest.raises(WireError, match="end at byte 100"):
+        stream.read(95, 6)
+    shelf.chunks[chunks[1][0]] = b"short"
+    with pytest.raises(WireError, match="not 30"):
+        Stream(chunks, shelf.read, 100).read(25, 20)
+
+
+def test_a_table_that_is_not_the_manifests_is_refused():
+    shelf = Shelf()
+    manifest = pack({"shared": {"w": np.zeros(3)}}, "update", shelf.keep)
+    manifest["tensors"] = [{**manifest["tensors"][0], "dtype": "float32"}]
+    with pytest.raises(Refusal, match="table of tensors"):
+        left_there(manifest, shelf.read)
