@@ -97,6 +97,8 @@ class MemoryLedger:
 class MemoryBlobs:
     """Chunks in memory."""
 
+    near = True
+
     def __init__(self):
         self.whole = {}
         self.reads = 0
