@@ -105,7 +105,7 @@ class Federation:
         process.send_signal(number)
         return process.wait(30)
 
-    def until(self, condition, what, seconds=30.0):
+    def until(self, condition, what, seconds=90.0):
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if condition():
