@@ -14,8 +14,9 @@ from ports import Caller, Federation, asked
 from insitu.core import failpoints
 from insitu.store.blobs.files import RealFiles
 from insitu.store.blobs.folder import FolderBlobs
+from insitu.store.blobs.opened import open_blobs
 
-DIGEST = digest_of(CHUNK)
+DIGEST, LENGTH = digest_of(CHUNK), len(CHUNK)
 
 
 @pytest.fixture
@@ -30,11 +31,11 @@ def run(coroutine):
     return asyncio.run(asyncio.wait_for(coroutine, 90))
 
 
-def path(digest=DIGEST, offset=0, length=len(CHUNK), task="t"):
+def path(digest=DIGEST, offset=0, length=LENGTH, task="t"):
     return f"/v1/tasks/{task}/chunks/{digest}?offset={offset}&length={length}"
 
 
-def head(offset, length=len(CHUNK), announced=None):
+def head(offset, length=LENGTH, announced=None):
     announced = length - offset if announced is None else announced
     return f"PUT {path(offset=offset)} HTTP/1.1\r\nhost: x\r\ncontent-length: {announced}\r\n\r\n".encode()
 
@@ -226,6 +227,30 @@ def test_a_chunk_that_is_lost_is_no_endless_wait(federation):
 
     for status, body in run(lost()):
         assert (status, body["error"]) == (500, "BROKEN")
+
+
+def test_chunks_of_a_bucket(federation, bucket):
+    """They arrive in the folder that main process and workers share, and are put into the bucket by the worker."""
+    spool = federation.folder / "spool"
+
+    async def by_bucket():
+        async with manned(federation, 2, blobs=bucket, spool=str(spool)) as port:
+            port.held_chunks.blobs = blobs = await asyncio.to_thread(open_blobs, bucket, spool=spool)
+            caller = await Caller.to(port, federation.tls)
+            await caller.send(head(0) + CHUNK[:300_000])
+            await until(lambda: sum(one.stat().st_size for one in spool.rglob("parts/*/*")) == 300_000)
+            await caller.close()
+            await until(lambda: port.chunks.uploads == 0)
+            kept = await asyncio.to_thread(blobs.arrived, "berlin", DIGEST)
+            answer = told(await asked(port, federation.tls, path(offset=kept), "PUT", CHUNK[kept:]))
+            port.held_chunks.messages.add(("berlin", DIGEST))
+            return kept, answer, await asked(port, federation.tls, f"/v1/chunks/{DIGEST}"), port.counts["accepted"]
+
+    kept, answer, read, accepted = run(by_bucket())
+    assert kept == 300_000
+    assert answer == (200, {"offset": len(CHUNK), "done": True})
+    assert read == (200, CHUNK)
+    assert accepted == 0
 
 
 class Spy(RealFiles):

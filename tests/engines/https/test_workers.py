@@ -287,6 +287,7 @@ def test_connections_that_came_before_the_workers_go_to_them(federation):
     assert run(early()) == (200, 200, True, 1)
 
 
+@pytest.mark.long
 def test_a_worker_that_cannot_begin_leaves_all_to_the_main_process(federation, caplog, monkeypatch):
     monkeypatch.setattr(fleets, "PAUSES", (0.1, 30.0))
     tls = federation.client_tls(federation.member("berlin"))
@@ -317,8 +318,9 @@ def test_no_process_can_be_started(federation, caplog, monkeypatch):
     assert "cannot be started" in caplog.text
 
 
+@pytest.mark.long
 def test_a_new_worker_gets_connections_of_the_others(federation, monkeypatch):
-    monkeypatch.setattr(fleets, "LEVEL", 0.2)
+    monkeypatch.setattr(fleets, "LOOK", 0.2)
     tls = federation.client_tls(federation.member("berlin"))
 
     async def levelled():
@@ -355,6 +357,27 @@ def test_a_new_worker_gets_connections_of_the_others(federation, monkeypatch):
             return True
 
     assert run(levelled())
+
+
+@pytest.mark.long
+def test_a_worker_that_hangs_is_killed_and_followed_by_another(federation, monkeypatch, caplog):
+    monkeypatch.setattr(fleets, "LOOK", 0.2)
+    monkeypatch.setattr(fleets, "SILENT", 6.5)  # more than it takes between two words
+    tls = federation.client_tls(federation.member("berlin"))
+
+    async def hung():
+        async with manned(federation, 2) as port:
+            first, second = (hand.pid for hand in port.fleet.there)
+            os.kill(first, signal.SIGSTOP)
+            await until(lambda: port.fleet.started == 3 and len(port.fleet.there) == 2, 30.0)
+            return first, second, [hand.pid for hand in port.fleet.there], (await asked(port, tls))[0]
+
+    with caplog.at_level(logging.ERROR, "insitu.https"):
+        first, second, left, status = run(hung())
+    assert first not in left
+    assert second in left
+    assert status == 200
+    assert f"the worker process {first} has said nothing for 6.5 s: it is killed" in caplog.text
 
 
 def held(port):

@@ -67,7 +67,8 @@ class S3Blobs:
         """Nothing: what was finished is in the bucket, and a part that was suspended on this machine's disk."""
 
     def shown(self, digest: str) -> None:
-        """Nothing: it is in the bucket, whoever has put it there."""
+        """Nothing to do: it is in the bucket, whoever has put it there."""
+        checked(digest)
 
     def remove(self, digests: Iterable[str]) -> None:
         for digest in digests:

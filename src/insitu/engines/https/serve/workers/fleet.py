@@ -7,7 +7,7 @@ import logging
 import random
 import socket
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -20,8 +20,10 @@ LIVED = 10.0
 """A worker that lived for so many seconds is followed by the next one at once."""
 PAUSES = (0.1, 0.3, 1.0, 3.0, 5.0)
 """Seconds before the next one, where one after the other dies young."""
-LEVEL = 5.0
-"""Seconds between two looks at who has how many connections."""
+LOOK = 5.0
+"""Seconds between two looks at all of them."""
+SILENT = 60.0
+"""Seconds without a word after which a worker is taken for hung; it says something every five seconds."""
 UNEVEN = 4
 """Connections by which workers may differ, if that is no tenth of them."""
 LATE = 10.0
@@ -53,8 +55,7 @@ class Fleet:
         if self._tasks or self._stopping.is_set() or not self.count:
             return
         self._tasks = [asyncio.ensure_future(self._keep()) for _ in range(self.count)]
-        if self.count > 1:
-            self._tasks.append(asyncio.ensure_future(self._level()))
+        self._tasks.append(asyncio.ensure_future(self._look()))
 
     @property
     def there(self) -> list[Hand]:
@@ -152,17 +153,22 @@ class Fleet:
         if not self._stopping.is_set():
             log.error("the worker process %d %s; another one is started", hand.pid, status)
 
-    async def _level(self) -> None:
-        """A worker that is new has no connections: some of the others' end with their next answer, and come back."""
+    async def _look(self) -> None:
         while True:
-            await asyncio.sleep(LEVEL)
-            hands = self.there
-            held = [hand.held for hand in hands]
-            if not hands:
-                continue
-            even = max(held) - min(held) <= max(UNEVEN, sum(held) // 10)
-            for hand in hands:
-                hand.shed(0 if even else max(0, hand.held - sum(held) // len(held)))
+            await asyncio.sleep(LOOK)
+            for hand in self.there:
+                hand.silence += 1  # looks, not seconds: none are missed while this process itself stands still
+                if hand.silence > SILENT / LOOK:
+                    log.error("the worker process %d has said nothing for %g s: it is killed", hand.pid, SILENT)
+                    hand.kill()
+            self._level(self.there)
+
+    def _level(self, hands: Sequence[Hand]) -> None:
+        """A worker that is new has no connections: some of the others' end with their next answer, and come back."""
+        held = [hand.held for hand in hands]
+        even = not held or max(held) - min(held) <= max(UNEVEN, sum(held) // 10)
+        for hand in hands:
+            hand.shed(0 if even else max(0, hand.held - sum(held) // len(held)))
 
     def _tell(self, what: str, **told: Any) -> None:
         for hand in self._hands:

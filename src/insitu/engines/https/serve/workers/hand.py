@@ -48,6 +48,8 @@ class Hand:
         self.cpu = 0.0
         self.sheds = 0
         """Connections that it was told to let go."""
+        self.silence = 0
+        """How often somebody has looked since it last said something."""
         self._given = self._over = 0
 
     @classmethod
@@ -119,6 +121,7 @@ class Hand:
             return self._process.wait()
 
     def _hear(self, what: str, number: int, told: dict[str, Any], data: bytes) -> None:
+        self.silence = 0
         if number:
             self._desk.hear(what, number, told, data)
         elif what == "ready":

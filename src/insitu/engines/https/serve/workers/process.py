@@ -8,7 +8,6 @@ main one alone decides what they mean.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import os
 import resource
@@ -34,8 +33,8 @@ log = logging.getLogger("insitu.https")
 
 WRITERS = 4
 """Threads that wait for the disk."""
-REPORT = 1.0
-"""Seconds between two reports to the main process, where there is something new."""
+REPORT, BEAT = 1.0, 5.0
+"""Seconds between two reports to the main process, where there is something new, and where there is nothing."""
 FAREWELL = 3.0
 """Seconds that the main process has to read what was told last."""
 ALONE = 70
@@ -57,7 +56,10 @@ def run(line: int, connections: int, parent: int, opened: Opened) -> int:
 def _die_with(parent: int) -> None:
     """The kernel kills this process when its parent ends; elsewhere than on Linux the closed line alone does."""
     if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        with suppress(ImportError, OSError, AttributeError, MemoryError):  # what a hardened service may not do
+            import ctypes
+
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it was gone before that was said
         os._exit(ALONE)
 
@@ -164,23 +166,22 @@ class Worker:
         self._ended.set()
 
     async def _reports(self) -> None:
+        since = 0.0
         while not self._ended.is_set():
-            self._report()
+            since = 0.0 if self._report(since >= BEAT) else since + REPORT
             await asyncio.sleep(REPORT)
 
-    def _report(self) -> None:
-        """What the metrics say of it, where that is not what they say already."""
+    def _report(self, anyway: bool = True) -> bool:
+        """What the metrics say of it, where that is not what they say already; whether anything was told."""
         if self._port is None:
-            return
+            return False
         now = dict(self._port.counts), self._port.open, self._adopted - self._port.held
-        if now == self._reported:
-            return
+        if now == self._reported and not anyway:
+            return False
         self._reported = now
         used = resource.getrusage(resource.RUSAGE_SELF)
-        self._line.tell(
-            "report", counts=now[0], open=now[1], over=now[2],
-            cpu=used.ru_utime + used.ru_stime,
-        )  # fmt: skip
+        self._line.tell("report", counts=now[0], open=now[1], over=now[2], cpu=used.ru_utime + used.ru_stime)
+        return True
 
     async def _on_disk(self, function: Callable[[], Any]) -> Any:
         return await self._loop.run_in_executor(self._disk, function)
