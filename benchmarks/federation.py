@@ -113,7 +113,8 @@ class Study:
         command = [sys.executable, "-m", "insitu", "coordinator", str(self.folder.path)]
         self.process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
         wait_for(lambda: answers(self.plain), "the coordinator")
-        wait_for(lambda: len(self.pids()) == 1 + self.workers, "the workers")
+        if self.workers:
+            wait_for(lambda: f"\ninsitu_workers {self.workers}\n" in told(self.plain, "metrics"), "the workers")
 
     def kill(self) -> None:
         """As a power cut would."""
@@ -133,13 +134,13 @@ class Study:
     def pids(self) -> list[int]:
         """The coordinator's process, and those that it has started."""
         assert self.process is not None
-        of = {pid: int(fields[1]) for pid, fields in processes()}
+        of = {pid: int(fields[1]) for pid, fields in every_process()}
         return [self.process.pid, *(pid for pid, parent in of.items() if parent == self.process.pid)]
 
     def cpu(self) -> float:
         """CPU seconds of all of these so far, and of those that have ended."""
         own, found = self.pids(), 0
-        for pid, fields in processes():
+        for pid, fields in every_process():
             if pid in own:
                 found += sum(map(int, fields[11:13]))
             if pid == own[0]:
@@ -349,7 +350,7 @@ def seconds(events: list[dict[str, Any]]) -> list[float]:
     return [event["seconds"] for event in events if event["event"] == "RoundCommitted"]
 
 
-def processes() -> Iterator[tuple[int, list[str]]]:
+def every_process() -> Iterator[tuple[int, list[str]]]:
     """Every process, with what /proc/PID/stat says of it after its name: state, parent, …"""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -373,13 +374,20 @@ def free_port() -> int:
 def answers(port: int) -> bool:
     """Whether the coordinator on this plain port is ready."""
     from urllib.error import URLError
-    from urllib.request import urlopen
 
     try:
-        with urlopen(f"http://127.0.0.1:{port}/v1/ready", timeout=2) as reply:
-            return bool(reply.status == 200)
+        told(port, "ready")
+        return True
     except (URLError, OSError):
         return False
+
+
+def told(port: int, what: str) -> str:
+    """What the coordinator on this plain port answers. Raises URLError where it is not ready."""
+    from urllib.request import urlopen
+
+    with urlopen(f"http://127.0.0.1:{port}/v1/{what}", timeout=2) as reply:
+        return str(reply.read(), "utf-8")
 
 
 def wait_for(true: Callable[[], bool], what: str) -> None:

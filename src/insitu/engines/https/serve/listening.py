@@ -12,8 +12,8 @@ SPARE = 128
 """File descriptors kept for everything but connections."""
 
 
-def listen(host: str, port: int, reuse: bool = False) -> list[socket.socket]:
-    """Listening sockets for a host name or address. ``reuse``: other processes may listen at the same port as well."""
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Listening sockets for a host name or address. Raises ConfigError where another process has the port."""
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     made: list[socket.socket] = []
     try:
@@ -21,8 +21,6 @@ def listen(host: str, port: int, reuse: bool = False) -> list[socket.socket]:
             sock = socket.socket(family, kind, protocol)
             made.append(sock)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if reuse:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind(where)

@@ -64,6 +64,7 @@ class Asked:
         self._front, self._number, self._request = front, number, request
         self._answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self._next: asyncio.Future[tuple[str, dict[str, Any], bytes]] | None = None
+        self._sent = 0
         self._stop = asyncio.Event()
         self._doing: asyncio.Task[None] | None = None
 
@@ -112,11 +113,12 @@ class Asked:
         """The next piece of the request's body, as it comes."""
         assert self._request.body is not None
         try:
-            data = await anext(self._request.body, b"")
+            data = await anext(self._request.body)
         except Exception as error:
             self._tell("broken", **_said(error))
         else:
-            self._tell("piece" if data else "end", data)
+            self._sent += len(data)
+            self._tell("piece", data, last=self._sent == self._request.length)
 
     async def _take(self, upload: Upload) -> None:
         """The request's body is a chunk: into the blobs with it."""

@@ -86,13 +86,13 @@ class Relayed:
 
     async def body(self) -> AsyncIterator[bytes]:
         """The request's body, as the worker gets it. Raises what happens to it there."""
-        while True:
+        last = False
+        while not last:
             what, told, data = await self._ask("more")
-            if what == "end":
-                return
             if what == "broken":
                 raise error_of(told)
             yield data
+            last = told["last"]
 
     async def take(self, upload: Upload, stop: asyncio.Event, count: Callable[[int], None]) -> int:
         """See `http.Elsewhere`. Returns when the worker has let go of the chunk, whatever happens meanwhile."""
