@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from insitu.engines.https.authority import Authority
+from insitu.engines.https.http import Answers
 from insitu.engines.https.serve.limits import Limits
 from insitu.engines.https.serve.workers.fleet import Fleet
-from insitu.engines.https.serve.workers.relayed import Answers
 from insitu.federation.folder import Folder
 from insitu.federation.settings import Settings
 

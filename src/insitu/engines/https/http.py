@@ -123,6 +123,12 @@ class Response:
         return cls.json({"error": refusal.code, "message": str(refusal)}, CODES[refusal.code], **headers)
 
 
+class Answers(Protocol):
+    """What answers requests, and raises nothing but cancellation: an ``api.table.Table`` is one."""
+
+    async def handle(self, request: Request, local: bool = False) -> Response: ...
+
+
 Handler = Callable[[Request], Awaitable[Response]]
 
 

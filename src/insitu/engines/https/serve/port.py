@@ -11,12 +11,12 @@ import ssl
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 from aiohttp import web
 
 from insitu.core.errors import Refusal
-from insitu.engines.https.http import Gone, Request, Response
+from insitu.engines.https.http import Answers, Gone, Response
 from insitu.engines.https.serve import messages
 from insitu.engines.https.serve.connection import Connection, Quiet
 from insitu.engines.https.serve.limits import Limits
@@ -28,12 +28,6 @@ log = logging.getLogger("insitu.https")
 BURST = 64
 """Connections accepted before others get their turn."""
 _NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-
-
-class Answers(Protocol):
-    """What answers requests, and raises nothing but cancellation: an ``api.table.Table`` is one."""
-
-    async def handle(self, request: Request, local: bool = False) -> Response: ...
 
 
 class Port:

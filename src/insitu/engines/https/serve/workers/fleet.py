@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from insitu.engines.https.http import Answers
 from insitu.engines.https.serve.workers.hand import Hand
-from insitu.engines.https.serve.workers.relayed import Answers
 
 log = logging.getLogger("insitu.https")
 

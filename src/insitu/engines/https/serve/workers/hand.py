@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from insitu.core import failpoints
+from insitu.engines.https.http import Answers
 from insitu.engines.https.serve.workers.line import Line, close_all, hand_over
-from insitu.engines.https.serve.workers.relayed import Answers, Desk
+from insitu.engines.https.serve.workers.relayed import Desk
 
 log = logging.getLogger("insitu.https")
 

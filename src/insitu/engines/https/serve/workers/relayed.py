@@ -6,21 +6,15 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 from insitu.core.errors import Refusal
-from insitu.engines.https.http import Gone, Peer, Request, Response, Stored, Upload
+from insitu.engines.https.http import Answers, Gone, Peer, Request, Response, Stored, Upload
 from insitu.engines.https.serve.workers.line import PIECE, Line, error_of, words
 
 log = logging.getLogger("insitu.https")
 
 Reply = tuple[str, dict[str, Any], bytes]
-
-
-class Answers(Protocol):
-    """What answers requests; an ``api.table.Table`` is one."""
-
-    async def handle(self, request: Request, local: bool = False) -> Response: ...
 
 
 class Desk:
