@@ -12,8 +12,9 @@ bytes    a round of a 100 MB model over 4 sites: bytes on the loopback interface
 
 The coordinator is the real process, started by its command. Sites are the real agent, many of them in one process
 (there are two processes of them at most): what they take is not counted. Figures are those of the coordinator's
-process, from /proc; ``--sites`` and the sizes can be made smaller, ``--postgres URL`` takes a database in place of
-SQLite (its tables are used). Everything ends by itself, and nothing leaves the machine.
+process and its workers (``--workers N``, of `load` and `large`), from /proc; ``--sites`` and the sizes can be made
+smaller, ``--postgres URL`` takes a database in place of SQLite (its tables are used). Everything ends by itself, and
+nothing leaves the machine.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ PATIENCE = 300.0
 class Study:
     """A federation with members but without data: a folder, and the process of its coordinator."""
 
-    def __init__(self, folder: Path, sites: int, postgres: str = "") -> None:
+    def __init__(self, folder: Path, sites: int, postgres: str = "", workers: int = 0) -> None:
         self.folder, self.sites = Folder(folder), [f"site-{i:04d}" for i in range(sites)]
         self.port, self.plain = free_port(), free_port()
         founding.found(folder, ["localhost"], self.port)
@@ -75,12 +76,15 @@ class Study:
         text = settings.read_text(encoding="utf-8")
         text = text.replace('listen = ""', f'listen = "127.0.0.1:{self.plain}"')
         text = text.replace("sites = 1", f"sites = {sites}")
+        if workers:
+            text = f"workers = {workers}\n{text}"
         if postgres:
             text = text.replace('url = "federation.db"', f'url = "{postgres}"')
         # All sites have one address here, and each has its own elsewhere.
         text += f'\n[log]\nlevel = "warning"\nfile = "log.jsonl"\n\n[limits]\nstrangers = {max(256, 2 * sites)}\n'
         settings.write_text(text, encoding="utf-8")
         self._enrol()
+        self.workers = workers
         self.process: subprocess.Popen[bytes] | None = None
 
     def _enrol(self) -> None:
@@ -109,6 +113,8 @@ class Study:
         command = [sys.executable, "-m", "insitu", "coordinator", str(self.folder.path)]
         self.process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
         wait_for(lambda: answers(self.plain), "the coordinator")
+        if self.workers:
+            wait_for(lambda: f"\ninsitu_workers {self.workers}\n" in told(self.plain, "metrics"), "the workers")
 
     def kill(self) -> None:
         """As a power cut would."""
@@ -125,22 +131,34 @@ class Study:
             except subprocess.TimeoutExpired:
                 self.kill()
 
-    def cpu(self) -> float:
-        """CPU seconds of the coordinator so far."""
+    def pids(self) -> list[int]:
+        """The coordinator's process, and those that it has started."""
         assert self.process is not None
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        of = {pid: int(fields[1]) for pid, fields in every_process()}
+        return [self.process.pid, *(pid for pid, parent in of.items() if parent == self.process.pid)]
+
+    def cpu(self) -> float:
+        """CPU seconds of all of these so far, and of those that have ended."""
+        own, found = self.pids(), 0
+        for pid, fields in every_process():
+            if pid in own:
+                found += sum(map(int, fields[11:13]))
+            if pid == own[0]:
+                found += sum(map(int, fields[13:15]))
+        return found / os.sysconf("SC_CLK_TCK")
 
     def memory(self, what: str = "VmRSS") -> float:
-        """Bytes of the coordinator now, or (``VmHWM``) at most."""
-        assert self.process is not None
-        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        return next(float(line.split()[1]) * 1024 for line in lines if line.startswith(what))
+        """Bytes of all of these now, or (``VmHWM``) at most; what they share counts for each."""
+        found = 0.0
+        for pid in self.pids():
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            found += next(float(line.split()[1]) * 1024 for line in lines if line.startswith(what))
+        return found
 
     def forget_peak(self) -> None:
         """The most memory is counted anew from now on."""
-        assert self.process is not None
-        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+        for pid in self.pids():
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
 
     def connected(self) -> int:
         """Sites that the coordinator has heard of lately."""
@@ -162,10 +180,12 @@ class Study:
 
 
 @contextmanager
-def study(sites: int, features: int, outputs: int, postgres: str, processes: int = 1) -> Iterator[Study]:
+def study(
+    sites: int, features: int, outputs: int, postgres: str, processes: int = 1, workers: int = 0
+) -> Iterator[Study]:
     """A federation whose coordinator runs and whose sites are all connected."""
     with tempfile.TemporaryDirectory(prefix="federation-") as folder:
-        made = Study(Path(folder) / "study", sites, postgres)
+        made = Study(Path(folder) / "study", sites, postgres, workers)
         agents: list[subprocess.Popen[bytes]] = []
         try:
             made.start()
@@ -260,7 +280,7 @@ def sites(given: argparse.Namespace) -> dict[str, float]:
 def load(given: argparse.Namespace) -> dict[str, float]:
     n, side = given.uploads, given.side
     size = 4 * side * side
-    with study(n, side, side, given.postgres, processes=2) as made:
+    with study(n, side, side, given.postgres, processes=2, workers=given.workers) as made:
         before = made.memory()
         made.run(tables(1, side))
         made.forget_peak()
@@ -294,7 +314,7 @@ def latency(given: argparse.Namespace) -> dict[str, float]:
 
 
 def large(given: argparse.Namespace) -> dict[str, float]:
-    with study(2, given.side, given.side, given.postgres) as made:
+    with study(2, given.side, given.side, given.postgres, workers=given.workers) as made:
         times = seconds(made.run(tables(5, given.side)))
         return {
             "model, MB": 4 * given.side**2 / 1e6,
@@ -330,6 +350,15 @@ def seconds(events: list[dict[str, Any]]) -> list[float]:
     return [event["seconds"] for event in events if event["event"] == "RoundCommitted"]
 
 
+def every_process() -> Iterator[tuple[int, list[str]]]:
+    """Every process, with what /proc/PID/stat says of it after its name: state, parent, …"""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            yield int(stat.parent.name), stat.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+
+
 def loopback() -> int:
     """Bytes that came by the loopback interface so far, with the heads of TCP: whoever else uses it counts as well."""
     lines = Path("/proc/net/dev").read_text().splitlines()
@@ -345,13 +374,20 @@ def free_port() -> int:
 def answers(port: int) -> bool:
     """Whether the coordinator on this plain port is ready."""
     from urllib.error import URLError
-    from urllib.request import urlopen
 
     try:
-        with urlopen(f"http://127.0.0.1:{port}/v1/ready", timeout=2) as reply:
-            return bool(reply.status == 200)
+        told(port, "ready")
+        return True
     except (URLError, OSError):
         return False
+
+
+def told(port: int, what: str) -> str:
+    """What the coordinator on this plain port answers. Raises URLError where it is not ready."""
+    from urllib.request import urlopen
+
+    with urlopen(f"http://127.0.0.1:{port}/v1/{what}", timeout=2) as reply:
+        return str(reply.read(), "utf-8")
 
 
 def wait_for(true: Callable[[], bool], what: str) -> None:
@@ -368,6 +404,7 @@ def main() -> None:
     parser.add_argument("--sites", type=int, default=1000)
     parser.add_argument("--uploads", type=int, default=16, help="sites of `load`")
     parser.add_argument("--side", type=int, default=5000, help="the large model is a square of so many float32")
+    parser.add_argument("--workers", type=int, default=0, help="worker processes of the coordinator in `load`, `large`")
     parser.add_argument("--idle", type=float, default=60.0, help="seconds for which nothing happens")
     parser.add_argument("--postgres", default="", help="postgresql://… in place of SQLite")
     parser.add_argument("--json", type=Path)

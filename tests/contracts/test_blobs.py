@@ -86,7 +86,8 @@ WRONG += [DIGEST[:-1] + "٣", DIGEST[:-1] + "\0", "a" * 4096, DIGEST[:-3] + "/..
 @pytest.mark.parametrize("bad", WRONG, ids=repr)
 def test_only_a_digest_names_a_blob(blobs, bad):
     tries = [lambda: blobs.length(bad), lambda: blobs.read(bad), lambda: blobs.part("north", bad, 1)]
-    for one in [*tries, lambda: blobs.arrived("north", bad), lambda: blobs.remove([bad])]:
+    tries += [lambda: blobs.arrived("north", bad), lambda: blobs.remove([bad]), lambda: blobs.shown(bad)]
+    for one in tries:
         with pytest.raises(BlobError, match="is no digest"):
             one()
 
@@ -205,6 +206,17 @@ def test_sweeping_keeps_what_is_named_young_or_arriving(blobs, open_one):
     assert open_one().read(DIGEST) == DATA
     blobs.remove([kept, DIGEST])
     assert [blobs.length(one) for one in (kept, young, DIGEST)] == [None, 10, None]
+
+
+def test_what_another_process_has_finished_is_there_and_can_be_synced(blobs, open_one):
+    """One takes the bytes, another one answers for them; what ``sync`` is worth is in tests/store."""
+    other = open_one()
+    digest = sent(other, DATA)
+    blobs.shown(digest)
+    blobs.shown(digest)
+    blobs.sync()
+    blobs.sync()
+    assert (blobs.length(digest), blobs.read(digest)) == (len(DATA), DATA)
 
 
 def test_many_at_once(blobs):

@@ -25,12 +25,13 @@ def test_everything_can_be_said(tmp_path):
     read = load(
         write(
             tmp_path,
-            'name = "a"\naddresses = ["https://one:1", "https://two:2"]\n[store]\nurl = "postgresql://x/y"\n'
+            'name = "a"\nworkers = 2\naddresses = ["https://one:1", "https://two:2"]\n[store]\nurl = "postgresql://x/y"\n'
             '[blobs]\nurl = "s3://b/c"\n[metrics]\nlisten = "127.0.0.1:9464"\n[log]\nfile = "log"\nlevel = "debug"\n'
             "[runs]\nsites = 3\npatience = 5\nat_once = 2\ngrace = 1.5\n[limits]\nuploads = 4\n",
         )
     )
     assert read.urls() == ["https://one:1", "https://two:2"]
+    assert read.workers == 2
     assert (read.store.url, read.blobs.url, read.metrics.listen) == ("postgresql://x/y", "s3://b/c", "127.0.0.1:9464")
     assert (read.runs.sites, read.runs.patience, read.runs.grace, read.limits) == (3, 5.0, 1.5, {"uploads": 4})
 
@@ -45,6 +46,9 @@ def test_everything_can_be_said(tmp_path):
         ('name = "a"\nstore = "x"', r"\[store\]: expected a table"),
         ('name = "a"\nport = "x"', 'port = "x": expected a whole number'),
         ('name = "a"\nport = 70000', "port=70000 <= 65535"),
+        ('name = "a"\nworkers = -1', "0 <= workers=-1 <= 64"),
+        ('name = "a"\nworkers = 65', "0 <= workers=65 <= 64: one for each core is plenty"),
+        ('name = "a"\nworkers = "two"', 'workers = "two": expected a whole number'),
         ('name = "A b"', "Expected name='A b' to be lower-case letters"),
         ('name = "a"\nhosts = []', "to name the coordinator"),
         ('name = "a"\naddresses = ["http://x"]', "to begin with https://"),

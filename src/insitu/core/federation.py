@@ -228,6 +228,10 @@ class Blobs(Protocol):
         """Makes everything finished so far durable (folders are synced here, files before)."""
         ...
 
+    def shown(self, digest: str) -> None:
+        """Another process has finished this one, in the same place: the next ``sync`` makes it durable as well."""
+        ...
+
     def remove(self, digests: Iterable[str]) -> None: ...
     def sweep(self, keep: Iterable[str], older: float) -> int:
         """Removes blobs that are not to be kept and parts, where untouched for ``older`` seconds; how many."""

@@ -38,6 +38,7 @@ from insitu.federation.standby import Lead
 from insitu.federation.traces import traces_of
 from insitu.federation.trail import Trail
 from insitu.federation.watching import Watching
+from insitu.federation.workers import fleet_of
 
 REFRESH = 5.0
 """Seconds between two looks at the members: a revocation by another process counts within so many."""
@@ -125,6 +126,8 @@ class Coordinator:
         )  # fmt: skip
         self.table = Table([self._led(route) for route in self._routes()], self._identify, self._decided, self._headers)
         self.port = Port(self.table, self._tls, self.settings.listen, self.settings.port, self.limits)
+        self.workers = fleet_of(self.folder, self.settings, self.authority, self.limits, self.table)
+        self.port.give, self.port.parts = self.workers.give, self.workers.parts
         listen = self.settings.metrics.listen
         self.plain = PlainPort(self.table, *settings.address(listen)) if listen else None
 
@@ -193,6 +196,7 @@ class Coordinator:
         self.people.refresh()
         self.desk.begin()
         self._begun = True
+        self._loop.call_soon_threadsafe(self.workers.start)
         self.trail.note(self.holder, "lead", {"pid": os.getpid()})
 
     def _lost(self, why: str) -> None:
@@ -204,6 +208,7 @@ class Coordinator:
         self.log.reopen()
         try:
             self.port.reload()
+            self.workers.reload()
             self.log.info("certificates were read anew, and the log opened anew")
         except ConfigError as error:
             self.log.error("certificates could not be read anew", error=str(error))
@@ -250,6 +255,7 @@ class Coordinator:
 
         def cut() -> None:
             self.port.cut(serials)
+            self.workers.cut(serials)
             self.exchange.revoked(names)
 
         self._loop.call_soon_threadsafe(cut)
@@ -269,12 +275,14 @@ class Coordinator:
             self.trail.note(who, "update refused", {"path": decision.path[:100], "code": decision.code})
 
     def _counters(self) -> dict[str, float]:
-        counts = {f"insitu_port_{name.replace(' ', '_')}_total": n for name, n in self.port.counts.items()}
-        return {**counts, **self.exchange.counters()}
+        seen = self.port.counts + self.workers.counts()
+        counts = {f"insitu_port_{name.replace(' ', '_')}_total": n for name, n in seen.items()}
+        return {**counts, "insitu_worker_cpu_seconds_total": self.workers.cpu(), **self.exchange.counters()}
 
     def _gauges(self) -> dict[str, float]:
-        now = self.port.open
-        own = {"insitu_connections": now["connections"], "insitu_uploads": now["uploads"]}
+        now, workers = self.port.open, self.workers
+        own = {"insitu_workers": len(workers.there), "insitu_uploads": now["uploads"] + workers.open("uploads")}
+        own["insitu_connections"] = now["connections"] + workers.open("connections")
         return {**own, **self.exchange.gauges()}
 
     # ------------------------------------------------------------ the end
@@ -284,7 +292,8 @@ class Coordinator:
         self.log.info("coordinator stops", status=self._code)
         self.exchange.drain()
         ending = asyncio.create_task(asyncio.to_thread(self.desk.end, "the coordinator is stopping"))
-        await self.port.stop(self.settings.runs.grace)
+        grace = self.settings.runs.grace
+        await asyncio.gather(self.port.stop(grace), self.workers.stop(grace))
         if not await ending:
             self.log.warning("a run did not let go in time; it goes on where it was after the next start")
         if self.plain is not None:

@@ -44,6 +44,15 @@ class Folder:
         """What plans' file references are relative to."""
         return self.path / "code"
 
+    @property
+    def spool(self) -> Path:
+        """Where chunks arrive that are then kept in a bucket."""
+        return self.path / "spool"
+
+    def place(self, url: str) -> str:
+        """A URL as it is; what is none is a path in this folder."""
+        return url if "://" in url else str(self.path / url)
+
     def settings(self) -> Settings:
         """What ``federation.toml`` says. Raises ConfigError."""
         return settings.load(self.path)

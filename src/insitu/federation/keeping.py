@@ -30,8 +30,8 @@ def opened(folder: Folder, settings: Settings) -> Kept:
 
     ledger = ledger_of(folder, settings)
     try:
-        store = open_store(_place(folder, settings.store.url), ledger=ledger, behind=AT_ONCE)
-        return Kept(ledger, store, open_blobs(_place(folder, settings.blobs.url), spool=folder.path / "spool"))
+        store = open_store(folder.place(settings.store.url), ledger=ledger, behind=AT_ONCE)
+        return Kept(ledger, store, open_blobs(folder.place(settings.blobs.url), spool=folder.spool))
     except BaseException:
         ledger.close()
         raise
@@ -41,9 +41,4 @@ def ledger_of(folder: Folder, settings: Settings) -> Any:
     """The ledger alone."""
     from insitu.store.opened import open_ledger
 
-    return open_ledger(_place(folder, settings.store.url))
-
-
-def _place(folder: Folder, url: str) -> str:
-    """A URL as it is; what is none is a path in the federation's folder."""
-    return url if "://" in url else str(folder.path / url)
+    return open_ledger(folder.place(settings.store.url))

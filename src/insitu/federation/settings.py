@@ -15,6 +15,7 @@ from insitu.core.errors import ConfigError, PlanError
 FILE = "federation.toml"
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
 """What members, runs and federations may be called: a name that is also safe as a file's and a host's."""
+MOST_WORKERS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +134,7 @@ class Settings:
     port       of HTTPS
     listen     the address that is listened on; ``0.0.0.0`` is every one
     addresses  URLs of all coordinators, the standby's too; empty: of the hosts
+    workers    processes that end TLS and take chunks beside the coordinator's own; 0: it does so itself
     limits     what one peer and all together may take up: the fields of ``Limits``
     """
 
@@ -141,6 +143,7 @@ class Settings:
     port: int = 8443
     listen: str = "0.0.0.0"
     addresses: list[str] = field(default_factory=list)
+    workers: int = 0
     store: StoreTable = field(default_factory=StoreTable)
     blobs: BlobsTable = field(default_factory=BlobsTable)
     metrics: MetricsTable = field(default_factory=MetricsTable)
@@ -157,6 +160,8 @@ class Settings:
             raise PlanError('Expected hosts=[] to name the coordinator: give hosts = ["coordinator.example.org"]')
         if not 0 < self.port < 2**16:
             raise PlanError(f"Expected 1 <= port={self.port} <= 65535")
+        if not 0 <= self.workers <= MOST_WORKERS:
+            raise PlanError(f"Expected 0 <= workers={self.workers} <= {MOST_WORKERS}: one for each core is plenty")
         for url in self.addresses:
             if not url.startswith("https://"):
                 raise PlanError(f"Expected addresses={url!r} to begin with https://")

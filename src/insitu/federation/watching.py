@@ -111,6 +111,8 @@ _HELP = {
     "insitu_uploads": "Uploads under way.",
     "insitu_connections": "Connections of the port.",
     "insitu_calls": "Calls that are open.",
+    "insitu_workers": "Worker processes that take connections.",
+    "insitu_worker_cpu_seconds_total": "CPU seconds of the worker processes.",
 }
 
 

@@ -9,15 +9,15 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from insitu.core.errors import StoreError
-from insitu.core.federation import Blobs
-from insitu.store.blobs.folder import FolderBlobs
-from insitu.store.blobs.s3 import S3Blobs
+from insitu.store.blobs.opened import open_blobs
 from insitu.store.ledger.postgres import PostgresLedger
 from insitu.store.ledger.sql import SqlLedger
 from insitu.store.ledger.sqlite import SqliteLedger
 from insitu.store.postgres import PostgresStore
 from insitu.store.sql import SqlStore
 from insitu.store.sqlite import SqliteStore
+
+__all__ = ["AT_ONCE", "open_blobs", "open_ledger", "open_store"]
 
 AT_ONCE = timedelta(0)
 
@@ -41,13 +41,6 @@ def open_store(
     if _postgres(place):
         return PostgresStore(str(place), behind=behind, fence=fence)
     return SqliteStore(_file(place), behind=behind, fence=fence)
-
-
-def open_blobs(place: str | Path, *, spool: str | Path = "spool") -> Blobs:
-    """The blobs in a folder, or at ``s3://BUCKET/PREFIX?endpoint=URL&region=NAME``: then parts arrive in ``spool``."""
-    if isinstance(place, str) and "://" in place:
-        return S3Blobs(place, spool)
-    return FolderBlobs(place)
 
 
 def _postgres(place: str | Path) -> bool:

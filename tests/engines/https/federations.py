@@ -124,6 +124,9 @@ class MemoryBlobs:
     def sync(self):
         pass
 
+    def shown(self, digest):
+        assert digest in self.whole
+
     def remove(self, digests):
         for digest in digests:
             self.whole.pop(digest, None)

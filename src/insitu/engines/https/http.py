@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -35,6 +36,36 @@ class Peer:
     address: str = ""
 
 
+@dataclass(frozen=True)
+class Upload:
+    """The bytes of a chunk from ``offset`` on, of ``total`` in all, that ``owner`` sends."""
+
+    owner: str
+    digest: str
+    offset: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An answer's body that is in the blobs: ``length`` bytes of a chunk from ``offset`` on."""
+
+    digest: str
+    offset: int
+    length: int
+
+
+class Elsewhere(Protocol):
+    """The process that holds a caller's connection, where that is another one: chunks need not come by here."""
+
+    async def take(self, upload: Upload, stop: asyncio.Event, count: Callable[[int], None]) -> int:
+        """Writes the request's body into the blobs there, until ``stop``; how many bytes are there, all if it is whole.
+
+        ``count`` is told how many bytes came, whatever came of them. Raises as `receiving.take` does.
+        """
+        ...
+
+
 @dataclass
 class Request:
     """A request. Header names are lower case. ``body`` yields the bytes as they come, at most once."""
@@ -49,6 +80,8 @@ class Request:
     arguments: Mapping[str, str] = field(default_factory=dict)
     """What stands in the place of ``{…}`` in the route's path."""
     address: str = ""
+    elsewhere: Elsewhere | None = None
+    """Where the connection is, if it is not in this process."""
 
     async def value(self, most: int = MAX_JSON) -> Any:
         """The body as JSON, of at most ``most`` bytes; an empty one is ``{}``. Raises Refusal."""
@@ -70,10 +103,10 @@ class Request:
 
 @dataclass
 class Response:
-    """An answer: bytes, or an iterator of them of ``length`` in all."""
+    """An answer: bytes, or an iterator of them of ``length`` in all; `Stored` only where it goes ``elsewhere``."""
 
     status: int = 200
-    body: bytes | AsyncIterator[bytes] = b""
+    body: bytes | AsyncIterator[bytes] | Stored = b""
     headers: dict[str, str] = field(default_factory=dict)
     length: int | None = None
 
@@ -88,6 +121,12 @@ class Response:
         """``{"error": code, "message": text}`` with the code's status."""
         headers = {} if refusal.retry_after is None else {"retry-after": str(max(1, round(refusal.retry_after)))}
         return cls.json({"error": refusal.code, "message": str(refusal)}, CODES[refusal.code], **headers)
+
+
+class Answers(Protocol):
+    """What answers requests, and raises nothing but cancellation: an ``api.table.Table`` is one."""
+
+    async def handle(self, request: Request, local: bool = False) -> Response: ...
 
 
 Handler = Callable[[Request], Awaitable[Response]]

@@ -99,6 +99,12 @@ class FolderBlobs:
             for folder in folders:
                 self._sync(folder)
 
+    def shown(self, digest: str) -> None:
+        """A folder's names are synced by whoever asks for it, not only by the process that has made them."""
+        folder = self._whole(digest).parent
+        with self._lock:
+            self._unsynced.add(folder)
+
     def remove(self, digests: Iterable[str]) -> None:
         for digest in digests:
             with said(f"{self.root}: the blob {digest} cannot be removed"):

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from typing import Any
+from collections.abc import Callable
 
 from insitu.core import failpoints
-from insitu.core.errors import BlobError, Refusal, StoreError
-from insitu.core.federation import Part
+from insitu.core.errors import Refusal, StoreError
 from insitu.engines.https.api.numbers import whole_number
+from insitu.engines.https.api.receiving import Disk, take
 from insitu.engines.https.api.tasks import SITE, name_of
 from insitu.engines.https.exchange import Exchange
-from insitu.engines.https.http import Gone, Request, Response, Route
+from insitu.engines.https.http import Request, Response, Route, Stored, Upload
 from insitu.engines.https.wire.manifest import is_digest
 from insitu.engines.https.wire.packing import CHUNK
 
 _RANGE = re.compile(r"bytes=(\d{1,12})-")
-PIECE = 256 * 2**10
-"""Bytes that are written at once."""
 
 
 class Chunks:
@@ -30,9 +26,7 @@ class Chunks:
     at_once  uploads that are taken at a time; others are told to come back
     """
 
-    def __init__(
-        self, exchange: Exchange, disk: Callable[[Callable[[], Any]], Awaitable[Any]], at_once: int = 64
-    ) -> None:
+    def __init__(self, exchange: Exchange, disk: Disk, at_once: int = 64) -> None:
         self._exchange, self._disk, self._at_once = exchange, disk, at_once
         self._bytes: dict[str, int] = {}
         self._coming: dict[tuple[str, str], asyncio.Event] = {}
@@ -58,12 +52,14 @@ class Chunks:
             raise StoreError(f"the chunk {digest} of a message is lost: restore a copy of the blobs")
         if at > length:
             raise Refusal("BAD_OFFSET", f"chunk {digest} has {length} bytes, and you ask for those from {at} on")
-        data: bytes = await self._disk(lambda: exchange.blobs.read(digest, at, length - at))
-        exchange.counts["bytes_out"] += len(data)
         headers = {"content-type": "application/octet-stream"}
         if found:
             headers["content-range"] = f"bytes {at}-{max(at, length - 1)}/{length}"
-        return Response(206 if found else 200, data, headers, len(data))
+        data: bytes | Stored = Stored(digest, at, length - at)
+        if request.elsewhere is None:
+            data = await self._disk(lambda: exchange.blobs.read(digest, at, length - at))
+        exchange.counts["bytes_out"] += length - at
+        return Response(206 if found else 200, data, headers, length - at)
 
     async def put(self, request: Request) -> Response:
         """Takes a chunk's bytes from ``offset`` on, and keeps what has come even where the rest does not."""
@@ -84,64 +80,29 @@ class Chunks:
         with self._exchange.arriving(site, task, digest) as whole:
             self.uploads += 1
             try:
-                return await self._take(request, site, task, digest, offset, total, whole)
+                return await self._take(request, Upload(site, digest, offset, total), task, whole)
             finally:
                 self.uploads -= 1
 
-    async def _take(
-        self, request: Request, site: str, task: str, digest: str, offset: int, total: int, whole: Callable[[], None]
-    ) -> Response:
-        await self._alone(site, digest)
-        mine = self._coming[site, digest] = asyncio.Event()
+    async def _take(self, request: Request, upload: Upload, task: str, whole: Callable[[], None]) -> Response:
+        key = upload.owner, upload.digest
+        await self._alone(*key)
+        mine = self._coming[key] = asyncio.Event()
+        count, blobs = lambda more: self._count(task, more), self._exchange.blobs
         try:
-            part: Part = await self._disk(lambda: self._exchange.blobs.part(site, digest, total))
-            ended = False
-            try:
-                if part.offset != offset:
-                    raise Refusal("BAD_OFFSET", f"{part.offset} bytes of chunk {digest} are there, not {offset}")
-                await self._write(request, task, part, mine)
-                if part.offset == total:
-                    failpoints.hit("chunk.before_finish")
-                    await self._finished(part)
-                    ended = True
-                    whole()
-                    failpoints.hit("chunk.finished")
-                    return Response.json({"offset": total, "done": True})
-                return Response.json({"offset": part.offset, "done": False})
-            finally:
-                if not ended:
-                    with suppress(StoreError):  # the reason why it ended is the one to tell
-                        await asyncio.shield(asyncio.ensure_future(self._kept(part)))
+            if request.elsewhere is None:
+                at = await take(blobs, self._disk, request.body, upload, mine, count)
+            else:
+                at = await request.elsewhere.take(upload, mine, count)
+                if at == upload.total:
+                    blobs.shown(upload.digest)
+            if at == upload.total:
+                whole()
+                failpoints.hit("chunk.finished")
+            return Response.json({"offset": at, "done": at == upload.total})
         finally:
-            if self._coming.get((site, digest)) is mine:
-                del self._coming[site, digest]
-
-    async def _write(self, request: Request, task: str, part: Part, mine: asyncio.Event) -> None:
-        if request.body is None:
-            return
-        async for data in request.body:
-            if mine.is_set():
-                raise Gone("the same chunk is coming by another connection")
-            self._count(task, len(data))
-            try:
-                for at in range(0, len(data), PIECE):
-                    part.write(data[at : at + PIECE])
-            except BlobError as error:
-                raise Refusal("TOO_LARGE", str(error)) from error
-            failpoints.hit("chunk.written")
-
-    async def _finished(self, part: Part) -> None:
-        try:
-            await self._disk(part.finish)
-        except BlobError as error:
-            raise Refusal("BAD_DIGEST", str(error)) from error
-        except StoreError:
-            with suppress(StoreError):  # what could not be synced once is not to be relied on: it is sent anew
-                await self._disk(part.abandon)
-            raise
-
-    async def _kept(self, part: Part) -> None:
-        await self._disk(part.suspend)
+            if self._coming.get(key) is mine:
+                del self._coming[key]
 
     async def _alone(self, site: str, digest: str) -> None:
         """A site that sends a chunk anew has given up its other connection, whatever that still thinks of itself."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -14,7 +14,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from insitu.core.errors import Refusal
 from insitu.engines.https.authority.names import shown
-from insitu.engines.https.http import HEADERS, Gone, Peer, Request, Response
+from insitu.engines.https.http import HEADERS, Gone, Peer, Request, Response, Stored
 from insitu.engines.https.serve.limits import Limits
 
 log = logging.getLogger("insitu.https")
@@ -144,6 +144,7 @@ async def send(request: web.BaseRequest, response: Response, close: bool, limits
         if close:
             short.force_close()
         return short
+    assert not isinstance(response.body, Stored)
     length = len(response.body) if isinstance(response.body, bytes) else response.length
     out = web.StreamResponse(
         status=response.status, headers={"cache-control": "no-store", **HEADERS, **response.headers}
@@ -166,6 +167,9 @@ async def send(request: web.BaseRequest, response: Response, close: bool, limits
             await out.write_eof()
     except TimeoutError as error:
         raise Gone(f"the caller took nothing for {limits.reader_idle:g} s, at {sent} of {length} bytes") from error
+    finally:
+        if isinstance(response.body, AsyncGenerator):
+            await response.body.aclose()
     return out
 
 

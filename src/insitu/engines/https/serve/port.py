@@ -6,7 +6,6 @@ import asyncio
 import errno
 import logging
 import os
-import resource
 import socket
 import ssl
 from collections import Counter
@@ -16,20 +15,18 @@ from typing import Any
 
 from aiohttp import web
 
-from insitu.core.errors import ConfigError, Refusal
-from insitu.engines.https.api.table import Table
-from insitu.engines.https.http import Gone, Response
+from insitu.core.errors import Refusal
+from insitu.engines.https.http import Answers, Gone, Response
 from insitu.engines.https.serve import messages
 from insitu.engines.https.serve.connection import Connection, Quiet
 from insitu.engines.https.serve.limits import Limits
+from insitu.engines.https.serve.listening import allowed, listen
 from insitu.engines.https.serve.tls import Handshake, Witness, described
 
 log = logging.getLogger("insitu.https")
 
 BURST = 64
 """Connections accepted before others get their turn."""
-SPARE = 128
-"""File descriptors kept for everything but connections."""
 _NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -37,27 +34,31 @@ class Port:
     """Serves a `Table` over TLS.
 
     tls      makes the context from the certificate files; called again by `reload`
-    sockets  listening sockets to use instead of ``host`` and ``port``
+    sockets  listening sockets to use instead of ``host`` and ``port``; none at all where others accept for it
     """
 
     def __init__(
-        self, table: Table, tls: Callable[[], ssl.SSLContext], host: str = "0.0.0.0", port: int = 8443,
-        limits: Limits | None = None, sockets: Sequence[socket.socket] = (),
+        self, table: Answers, tls: Callable[[], ssl.SSLContext], host: str = "0.0.0.0", port: int = 8443,
+        limits: Limits | None = None, sockets: Sequence[socket.socket] | None = None,
     ) -> None:  # fmt: skip
         self.table, self.limits = table, limits or Limits()
         self._tls, self._host, self._port = tls, host, port
         self._witness = Witness(tls)
-        self._listeners: list[socket.socket] = list(sockets)
+        self._accepts = sockets is None or bool(sockets)
+        self._listeners: list[socket.socket] = list(sockets or ())
         self._connections: dict[Any, Connection] = {}
         self._members: dict[str, list[Connection]] = {}
         self._strangers: Counter[str] = Counter()
         self._handshakes: set[asyncio.Task[None]] = set()
         self._requests: set[asyncio.Task[Any]] = set()
         self._held = 0
-        """Connections accepted and not ended, whether they have shaken hands or not."""
         self._uploads = 0
         self._stopping = False
         self._spare: int | None = None
+        self.give: Callable[[socket.socket, str], bool] = lambda sock, address: False
+        """Gives an accepted connection to another process, where it takes any; False: it stays here."""
+        self.parts: Callable[[], bool] = lambda: False
+        """Asked with each answer: whether the connection ends with it, as another process should have the next one."""
         self.counts: Counter[str] = Counter()
         """For the metrics: connections accepted, refused by reason, handshakes failed, and so on."""
 
@@ -66,8 +67,8 @@ class Port:
         self.loop = asyncio.get_running_loop()
         self.note = Quiet(log.warning, self.loop.time)
         self._server = messages.Server(self._answer, **messages.handler_arguments(self.limits))
-        self._most = min(self.limits.connections, _files(self.limits.connections))
-        if not self._listeners:
+        self._most = min(self.limits.connections, allowed(self.limits.connections))
+        if self._accepts and not self._listeners:
             self._listeners = listen(self._host, self._port)
         self._spare = os.open(os.devnull, os.O_RDONLY)
         for listener in self._listeners:
@@ -86,6 +87,11 @@ class Port:
             "connections": len(self._connections), "handshakes": len(self._handshakes),
             "requests": len(self._requests), "uploads": self._uploads,
         }  # fmt: skip
+
+    @property
+    def held(self) -> int:
+        """Connections that were accepted and have not ended, whether they have shaken hands or not."""
+        return self._held
 
     def reload(self) -> None:
         """Reads the certificates again, for new connections. Raises ConfigError, and goes on with the old ones."""
@@ -145,19 +151,25 @@ class Port:
                     raise
                 self._shed(listener)
                 return
-            address = str(where[0])
-            if reason := self._refused(address):
-                self.counts[f"refused {reason}"] += 1
-                self.note(reason, f"a connection of {address} was refused: {reason}")
-                sock.close()
-                continue
-            self.counts["accepted"] += 1
-            sock.setblocking(False)
-            self._strangers[address] += 1
-            self._held += 1
-            task = self.loop.create_task(self._shake_hands(sock, address))
-            self._handshakes.add(task)
-            task.add_done_callback(self._handshakes.discard)
+            if not self.give(sock, str(where[0])):
+                self.adopt(sock, str(where[0]))
+
+    def adopt(self, sock: socket.socket, address: str) -> None:
+        """Shakes hands with whoever is at the other end of an accepted connection; closes it where that is too many."""
+        reason = self._refused(address)
+        if reason:
+            self.counts[f"refused {reason}"] += 1
+            self.note(reason, f"a connection of {address} was refused: {reason}")
+        if reason or self._stopping:
+            sock.close()
+            return
+        self.counts["accepted"] += 1
+        sock.setblocking(False)
+        self._strangers[address] += 1
+        self._held += 1
+        task = self.loop.create_task(self._shake_hands(sock, address))
+        self._handshakes.add(task)
+        task.add_done_callback(self._handshakes.discard)
 
     def _refused(self, address: str) -> str:
         if self._held >= self._most:
@@ -253,7 +265,8 @@ class Port:
         connection.begin()
         try:
             response, close = await self._response(request, connection)
-            return await messages.send(request, response, close or connection.peer is None, self.limits)
+            close = close or connection.peer is None or self.parts()
+            return await messages.send(request, response, close, self.limits)
         except Gone as error:
             self.note("gone", f"{request.method} of {connection.address}: {error}")
             connection.abort()
@@ -288,39 +301,3 @@ class Port:
             return await self.table.handle(told), False
         finally:
             self._uploads -= 1
-
-
-def listen(host: str, port: int, reuse: bool = False) -> list[socket.socket]:
-    """Listening sockets for a host name or address. ``reuse``: other processes may listen at the same port as well."""
-    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    made: list[socket.socket] = []
-    try:
-        for family, kind, protocol, _, where in dict.fromkeys(found):
-            sock = socket.socket(family, kind, protocol)
-            made.append(sock)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if reuse:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind(where)
-            sock.listen(1024)
-            sock.setblocking(False)
-    except OSError as error:
-        for sock in made:
-            sock.close()
-        text = f"cannot listen at {host}:{port}: {error.strerror}; is another coordinator running?"
-        raise ConfigError(text) from error
-    return made
-
-
-def _files(wanted: int) -> int:
-    """How many connections the limit on file descriptors allows; it is raised as far as it may be."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + SPARE
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        ceiling = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        with suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (ceiling, hard))
-        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return wanted if soft == resource.RLIM_INFINITY else max(8, soft - SPARE)
