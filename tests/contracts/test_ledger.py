@@ -415,6 +415,32 @@ def test_a_leader_that_slept_past_its_lease_writes_nothing(place, open_one):
         assert reader.load("a-run").round == 2
 
 
+def test_a_database_whose_clock_jumps_changes_its_leader_no_sooner(open_one, monkeypatch):
+    """Forward, while the leader goes on to renew its lease; and back, once it has died."""
+    leader, standby = open_one(), open_one()
+    ahead, real = 0.0, type(leader._database).now
+    monkeypatch.setattr(type(leader._database), "now", lambda self, connection: real(self, connection) + ahead)
+    assert leader.lead("leader", 60.0)
+    assert not standby.lead("standby", 60.0)
+    ahead = 3600.0
+    assert not standby.lead("standby", 60.0)
+    assert leader.lead("leader", 60.0)  # renewed by the new time
+    assert not standby.lead("standby", 60.0)
+    ahead = 7200.0
+    assert leader.lead("leader", 60.0)
+    ahead = 10800.0
+    assert not standby.lead("standby", 60.0)  # has not seen the last renewal either
+    assert not standby.lead("standby", 60.0)
+    assert leader.lead("leader", 0.2)
+    assert not standby.lead("standby", 0.2)
+    ahead = 0.0  # three hours are left of the lease now, by this clock
+    assert standby.leader()[1] > 10000
+    assert not standby.lead("standby", 0.2)
+    time.sleep(0.25)
+    assert standby.lead("standby", 60.0)
+    assert not leader.lead("leader", 60.0)
+
+
 def test_who_never_led_writes_only_while_nobody_leads(open_one):
     founder = open_one()
     prepared(founder)
