@@ -98,6 +98,21 @@ def test_a_federation_as_a_whole():
     assert site_lines([]) == ["no site is enrolled: `insitu federation invite NAME` lets one in"]
 
 
+def test_a_coordinator_without_its_database_says_what_it_remembers():
+    site = {"name": "berlin", "role": "site", "connected": True, "doing": "training", "last_contact": 2.0}
+    whole = {"name": "my-study", "leader": None, "wrong": {"database": "it has not answered for 20 s"}, "sites": [site]}
+    run = told(call=CALL, trouble="it has not answered for 20 s")
+    found = whole_lines(whole, [run])
+    assert found[:4] == [
+        "federation my-study: this coordinator has no database",
+        "  not ready: database: it has not answered for 20 s",
+        "  site berlin: training, heard 2 s ago",
+        "run r1: running, 11 of 50 rounds",
+    ]
+    assert found[4] == "  because: it has not answered for 20 s"
+    assert whole_lines({**whole, "sites": []}, []) == found[:2]  # and not that nobody is enrolled, and nothing runs
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(-1, "0 s"), (99.4, "99 s"), (150, "2 min"), (7200, "2 h"), (300_000, "3 days")]
 )

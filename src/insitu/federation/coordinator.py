@@ -123,6 +123,7 @@ class Coordinator:
             self.settings.name, self.folder.path, kept.ledger, self.lead, self.desk, self.exchange.contacts,
             self._counters, self._gauges, self.rounds, self._certificates,
         )  # fmt: skip
+        self.desk.away = self.watching.away
         self.table = Table([self._led(route) for route in self._routes()], self._identify, self._decided, self._headers)
         self.port = Port(self.table, self._tls, self.settings.listen, self.settings.port, self.limits)
         listen = self.settings.metrics.listen
@@ -137,7 +138,7 @@ class Coordinator:
                 self.kept.ledger, tokens, self.exchange.contacts, lambda name: self._members_changed(), time.time
             ),
             RunsApi(self.desk),
-            StatusApi(watching.ready, watching.metrics, watching.whole),
+            StatusApi(watching.ready, watching.metrics, watching.whole, watching.remembered),
         ]
         return [*(route for api in apis for route in api.routes()), *self.exchange.routes()]
 
