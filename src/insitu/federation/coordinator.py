@@ -132,7 +132,7 @@ class Coordinator:
     def _routes(self) -> list[Route]:
         tokens = founding.token_maker(self.authority, self.settings.urls())
         watching = self.watching
-        apis = [
+        apis: list[Enrolment | MembersApi | RunsApi | StatusApi] = [
             Enrolment(self.authority, self.kept.ledger),
             MembersApi(
                 self.kept.ledger, tokens, self.exchange.contacts, lambda name: self._members_changed(), time.time

@@ -96,6 +96,11 @@ class OpenCall:
             self._ready = self.state, machine.ready(self.state)
         return self._ready[1]
 
+    def documents(self) -> set[str]:
+        """The documents that it names: what its clients were told, and manifests of updates that are documents."""
+        arrived = [one.data for one in self.state.who.values() if one.phase == "arrived"]
+        return {str(data["manifest"]) for data in arrived if not data.get("text")} | set(self.call.message.values())
+
     async def happen(self, event: Event) -> list[Effect]:
         """What follows from an event, once that is durable.
 
