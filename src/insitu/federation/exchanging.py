@@ -154,7 +154,7 @@ class Exchanging:
                     continue
                 if calls:
                     await self.exchange.forget(run, EVERYTHING, ended=True)
-                if await self._durably(partial(self.exchange.discard_all, run)):
+                if await self._durably(partial(self.exchange.leftovers.discard_all, run)):
                     self._cleared.add(run)
             except StoreError as error:
                 self._tell("warning", "what a finished run has left is still kept", run=run, error=str(error))

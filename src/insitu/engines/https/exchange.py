@@ -20,6 +20,7 @@ from insitu.engines.https.calls import machine, telling
 from insitu.engines.https.calls.accounts import Ask, Attached, Declared, Told
 from insitu.engines.https.calls.book import Book
 from insitu.engines.https.calls.intake import Intake
+from insitu.engines.https.calls.leftovers import Leftovers
 from insitu.engines.https.calls.machine import Asks, Closes, Fails, HandsOut, Lives
 from insitu.engines.https.calls.open_call import AGAIN, Bell, OpenCall
 from insitu.engines.https.calls.papers import Durably, Papers, named
@@ -59,8 +60,7 @@ class Exchange(Intake):
         self._halted: dict[str, str] = {}
         self._bells: dict[str, Bell] = {}
         self._shut_out: set[str] = set()
-        self._useless: dict[str, set[str]] = {}
-        """By run documents that only calls have named which were dropped."""
+        self.leftovers = Leftovers(ledger, shelf)
         self._draining = False
 
     # ------------------------------------------------------------ a run's side
@@ -152,29 +152,15 @@ class Exchange(Intake):
         old = {key: call for key, call in known.items() if goes(key)}
         chunks = [await self._papers.chunks(call) for call in old.values()]  # of a process before this one
         here = [call for call in self._book.of_run(run) if goes(call.call.key)]
-        useless = self._useless.setdefault(run, set())
-        useless.update(*(named(call) for call in old.values()), *(call.documents() for call in here))
+        for documents in (*map(named, old.values()), *(call.documents() for call in here)):
+            self.leftovers.note(run, documents)
         await self._durably(lambda: self.ledger.forget(run, before))
         for call in here:
             self._book.drop(call.call.key)
         self.shelf.useless(digest for some in chunks for digest in some)
         for key in old:
             known.pop(key, None)
-        await self._durably(lambda: self._discard(run))
-
-    def _discard(self, run: str) -> None:
-        """Removes the documents of calls that were dropped; while a run packs, they wait for the next time."""
-        with self.shelf.apart() as free:
-            if free and self._useless.get(run):
-                self.ledger.discard(run, self._useless[run])
-                del self._useless[run]
-
-    def discard_all(self, run: str) -> bool:
-        """Removes all documents of a run that was forgotten; False where another run packs, and it has to wait."""
-        with self.shelf.apart() as free:
-            if free:
-                self.ledger.discard(run)
-        return free
+        await self._durably(lambda: self.leftovers.discard(run))
 
     async def needed(self) -> set[str]:
         """Every chunk that a run may want again which is not finished: what a sweep of the blobs has to keep."""
