@@ -77,6 +77,7 @@ class MemoryLedger:
     def discard(self, run, digests=None):
         self._write()
         named = {digest for call in self.kept.values() for digest in call.message.values()}
+        named |= {entry.data.get("manifest") for call in self.kept.values() for entry in call.entries}
         useless = (set(self.documents) if digests is None else set(digests)) - named
         for digest in useless:
             self.documents.pop(digest, None)
