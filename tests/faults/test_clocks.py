@@ -16,6 +16,7 @@ from test_killed import stopped
 from insitu.core import failpoints
 from insitu.federation.standby import LEASE, RENEW
 
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 HOUR, DAY = 3600.0, 86400.0
 PATIENT = """
 [policy]
@@ -96,7 +97,6 @@ def test_wall_clocks_jump_in_the_middle_of_rounds(federation):
     assert times[-1] - time.time() < -HOUR + 120
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("whose", ["coordinator", "berlin"])
 def test_one_clock_alone_jumps(federation, whose):
     patient(federation)
@@ -112,7 +112,6 @@ def test_one_clock_alone_jumps(federation, whose):
     undisturbed_rounds(federation, run)
 
 
-@pytest.mark.long
 def test_a_standby_on_the_same_file_does_not_take_a_jump_for_the_leaders_end(federation):
     """The lease is by the database's clock, which jumps as well; that the leader renews it is seen by another one."""
     other = second_folder(federation)
@@ -132,7 +131,6 @@ def test_a_standby_on_the_same_file_does_not_take_a_jump_for_the_leaders_end(fed
     assert other_port(other) in (federation.folder / "standby.log").read_text()
 
 
-@pytest.mark.long
 def test_a_clock_beyond_the_certificates_is_named_and_may_be_set_right(federation):
     federation.coordinator()
     federation.site("berlin", **clock(federation, "berlin"))
@@ -152,7 +150,6 @@ def test_a_clock_beyond_the_certificates_is_named_and_may_be_set_right(federatio
     undisturbed_rounds(federation, run)
 
 
-@pytest.mark.long
 def test_a_coordinators_clock_beyond_the_certificates_is_told_to_the_sites(federation):
     federation.coordinator(**clock(federation, "coordinator"))
     federation.site("paris")
@@ -167,7 +164,6 @@ def test_a_coordinators_clock_beyond_the_certificates_is_told_to_the_sites(feder
     federation.finishes(run, 120)
 
 
-@pytest.mark.long
 def test_both_sides_are_put_to_sleep_for_longer_than_any_lease(federation):
     """Nobody could be heard meanwhile, so that nobody's silence counts."""
     settings = federation.folder / "study" / "federation.toml"

@@ -15,7 +15,7 @@ from test_killed import stopped
 
 from insitu.core import failpoints
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 AWAY = 15.0
 """Seconds: longer than the lead's lease, and than it takes until `insitu status` knows."""
 

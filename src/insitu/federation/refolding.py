@@ -102,7 +102,10 @@ def _states(plan: Plan, start: Variables | None, message: Any) -> Iterator[Any]:
 def _attempt(plan: Plan, sites: Sites, seed: int, round: int, call: Call) -> int:
     """Which attempt of the round drew the call's cohort."""
     for attempt in range(ATTEMPTS):
-        places, _ = draw(plan.cohort, plan.policy, len(sites), seed, round, attempt)
+        try:
+            places, _ = draw(plan.cohort, plan.policy, len(sites), seed, round, attempt)
+        except InsituError:  # too few are left for a cohort
+            break
         if [sites.id_at(int(place)) for place in places] == list(call.asked):
             return attempt
     raise CannotFold("its cohort cannot be drawn again: the roster has changed")
