@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import pytest
-from conftest import PLAN, Copy
+from copies import PLAN, Copy
 from processes import ENV, SITES, Federation, command
 from test_coordinators import leader, operator_urls, other_port, second_folder
 from test_killed import stopped
