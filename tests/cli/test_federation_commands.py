@@ -130,7 +130,8 @@ def test_certificates_are_renewed_and_the_authority_replaced(study):
 @pytest.mark.parametrize(
     "args", [["status"], ["watch"], ["stop"], ["pause"], ["resume"], ["model"], ["runs"], ["submit", "plan.toml"]]
 )
-def test_a_coordinator_that_is_away_is_said_to_be(study, args):
+def test_a_coordinator_that_is_away_is_said_to_be(study, args, monkeypatch):
+    monkeypatch.setattr("insitu.federation.operator.STARTING", 0.0)
     (study.parent / "plan.toml").write_text(PLAN)
     result = call(*args, "--federation", "study")
     assert result.exit_code == 2

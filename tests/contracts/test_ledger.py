@@ -6,6 +6,7 @@ import pkgutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -262,17 +263,21 @@ def test_two_who_append_the_same_number_at_once_do_not_both(ledger, open_one):
 
 def test_what_is_forgotten_is_of_old_rounds_and_ended_evaluations(ledger):
     keys = [
-        CallKey("a-run", *rest) for rest in ((1, "train", 0), (2, "evaluate", 0), (2, "evaluate", 1), (2, "train", 0))
-    ]
+        CallKey("a-run", *rest)
+        for rest in (
+            (1, "train", 0), (2, "evaluate", 0), (2, "predict", 0), (2, "evaluate", 1), (2, "train", 0),
+            (2, "predict", 1),
+        )
+    ]  # fmt: skip
     for key in keys:
         ledger.open_call(call(key))
         ledger.append(key, [accepted(0, "north")])
     ledger.open_call(call(CallKey("another", 1, "train", 0)))
-    for key in (keys[1], keys[3]):
+    for key in (keys[1], keys[2], keys[4]):
         ledger.append(key, [Entry(1, "closed", "", 1.0)])
     ledger.forget("a-run", 2)
-    assert [one.key for one in ledger.calls("a-run")] == keys[2:]
-    assert [len(one.entries) for one in ledger.calls("a-run")] == [1, 2]
+    assert [one.key for one in ledger.calls("a-run")] == keys[3:]
+    assert [len(one.entries) for one in ledger.calls("a-run")] == [1, 2, 1]
     assert len(ledger.calls("another")) == 1
     again = call(keys[0], entries=[accepted(0, "north")])
     ledger.open_call(again)  # with what has happened in it
@@ -301,6 +306,31 @@ def test_a_document_is_kept_by_its_digest(ledger, open_one):
     ledger.keep(MODEL, text, "a-run")
     ledger.keep(MODEL, text, "another")
     assert open_one().document(MODEL) == text
+
+
+def test_a_document_goes_when_no_call_names_it(ledger, open_one):
+    """What was told may be told in another run as well; an update's manifest is of one call."""
+    one, two = CallKey("a-run", 1, "train", 0), CallKey("another", 1, "train", 0)
+    update, plan, both = "e" * 64, "f" * 64, [MODEL, "e" * 64]
+    for digest, run in ((MODEL, "a-run"), (update, "a-run"), (plan, "a-run"), (OTHER, "another")):
+        ledger.keep(digest, "{}", run)
+    for key in (one, two):
+        ledger.open_call(replace(call(key), message={"north": MODEL, "south": MODEL}))
+    ledger.append(one, [Entry(0, "accepted", "north", 1.0, {"manifest": update, "bytes": 8})])
+    assert ledger.discard("a-run", both) == 0
+    ledger.forget("a-run", 2)
+    assert ledger.discard("a-run", both) == 1
+    assert (open_one().document(MODEL), open_one().document(update)) == ("{}", None)
+    assert ledger.discard("a-run") == 1  # the plan: nobody names that
+    assert (ledger.document(plan), ledger.document(MODEL), ledger.document(OTHER)) == (None, "{}", "{}")
+    ledger.forget("another", 2)
+    assert ledger.discard("another", [MODEL, "0" * 64]) == 1  # whoever was the first to have it
+    assert (ledger.document(MODEL), ledger.document(OTHER)) == (None, "{}")
+    many = [f"{i:064x}" for i in range(1200)]
+    for digest in many[:3]:
+        ledger.keep(digest, "{}", "a-run")
+    assert ledger.discard("a-run", many) == 3
+    assert ledger.discard("a-run", []) == 0
 
 
 def test_the_trail_is_chained_and_whole(ledger, open_one):
@@ -334,6 +364,7 @@ def writes(ledger):
         "append": lambda: ledger.append(KEY, [accepted(0, "north")]),
         "forget": lambda: ledger.forget("a-run", 9),
         "keep": lambda: ledger.keep(OTHER, "{}", "a-run"),
+        "discard": lambda: ledger.discard("a-run"),
         "audit": lambda: ledger.audit([{"at": 1.0, "who": "", "what": "x"}]),
     }
 
@@ -413,6 +444,32 @@ def test_a_leader_that_slept_past_its_lease_writes_nothing(place, open_one):
         assert asleep.lead("asleep", 60.0)
         stale.flush()
         assert reader.load("a-run").round == 2
+
+
+def test_a_database_whose_clock_jumps_changes_its_leader_no_sooner(open_one, monkeypatch):
+    """Forward, while the leader goes on to renew its lease; and back, once it has died."""
+    leader, standby = open_one(), open_one()
+    ahead, real = 0.0, type(leader._database).now
+    monkeypatch.setattr(type(leader._database), "now", lambda self, connection: real(self, connection) + ahead)
+    assert leader.lead("leader", 60.0)
+    assert not standby.lead("standby", 60.0)
+    ahead = 3600.0
+    assert not standby.lead("standby", 60.0)
+    assert leader.lead("leader", 60.0)  # renewed by the new time
+    assert not standby.lead("standby", 60.0)
+    ahead = 7200.0
+    assert leader.lead("leader", 60.0)
+    ahead = 10800.0
+    assert not standby.lead("standby", 60.0)  # has not seen the last renewal either
+    assert not standby.lead("standby", 60.0)
+    assert leader.lead("leader", 0.2)
+    assert not standby.lead("standby", 0.2)
+    ahead = 0.0  # three hours are left of the lease now, by this clock
+    assert standby.leader()[1] > 10000
+    assert not standby.lead("standby", 0.2)
+    time.sleep(0.25)
+    assert standby.lead("standby", 60.0)
+    assert not leader.lead("leader", 60.0)
 
 
 def test_who_never_led_writes_only_while_nobody_leads(open_one):

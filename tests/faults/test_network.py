@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import pytest
-from conftest import ADDRESS
+from copies import ADDRESS
 from processes import ENV, SITES, command
 
 pytestmark = [

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 from processes import Federation
 
 from insitu.core.errors import ConfigError, TokenError
+from insitu.engines.https.authority import Authority, certificates, keys, request_for
 from insitu.federation import site as sites
 
 SLOW = """
@@ -53,6 +56,37 @@ def test_a_site_from_joining_to_leaving(federation):
     told = sites.status(folder)
     assert (told["alive"], told["doing"]) == (False, "stopped")
     assert sites.verify(folder) is None
+
+
+def test_a_clock_that_is_far_ahead_does_not_make_it_renew_again_and_again(tmp_path):
+    """By that clock the new certificate ends as soon as the old one."""
+    authority = Authority.make(tmp_path / "authority", "t", ["localhost"], clock=lambda: time.time() - 390 * 86400)
+    key = keys.new_key()
+    (tmp_path / "key.pem").write_bytes(keys.private_text(key))
+    (tmp_path / "key.pem").chmod(0o600)
+    asked = []
+
+    class Agent:
+        doing = SimpleNamespace(phase="waiting")
+
+        async def renew(self, request):
+            asked.append(request)
+            made = authority.sign(request, "berlin", "site")
+            return {"certificate": certificates.pem(made).decode(), "authority": authority.bundle_text()}
+
+    site = sites.SiteProcess.__new__(sites.SiteProcess)
+    site._folder, site._identity, site._renewed = tmp_path, {"name": "berlin"}, -sites.RENEW_AGAIN
+    site._trail = SimpleNamespace(note=lambda what, data: None)
+    first = authority.sign(request_for(key, "berlin"), "berlin", "site")
+    (tmp_path / "certificate.pem").write_bytes(certificates.pem(first))
+
+    async def twice():
+        await asyncio.wait_for(site._renewal(Agent()), 10)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(site._renewal(Agent()), 0.3)
+
+    asyncio.run(twice())
+    assert len(asked) == 1
 
 
 def test_joining_goes_on_where_it_was_cut_short(federation):

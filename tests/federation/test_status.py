@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
+from insitu.core.errors import StoreError
+from insitu.federation.metrics import Rounds
 from insitu.federation.status import compose, duration, lines, site_lines, whole_lines
+from insitu.federation.watching import Watching
 
 BERLIN = {"site": "berlin", "since": 12.0, "phase": "training", "last_contact": 3.0, "deadline_in": 48.0, "done": 0.4}
 PARIS = {"site": "paris", "since": 12.0, "phase": None, "last_contact": 300.0, "deadline_in": 48.0}
@@ -96,6 +101,47 @@ def test_a_federation_as_a_whole():
         "run r1: queued, 11 of 50 rounds", "  next: it starts when there is room for it",
     ]  # fmt: skip
     assert site_lines([]) == ["no site is enrolled: `insitu federation invite NAME` lets one in"]
+
+
+def test_a_coordinator_without_its_database_says_what_it_remembers():
+    site = {"name": "berlin", "role": "site", "connected": True, "doing": "training", "last_contact": 2.0}
+    whole = {"name": "my-study", "leader": None, "wrong": {"database": "it has not answered for 20 s"}, "sites": [site]}
+    run = told(call=CALL, trouble="it has not answered for 20 s")
+    found = whole_lines(whole, [run])
+    assert found[:4] == [
+        "federation my-study: this coordinator has no database",
+        "  not ready: database: it has not answered for 20 s",
+        "  site berlin: training, heard 2 s ago",
+        "run r1: running, 11 of 50 rounds",
+    ]
+    assert found[4] == "  because: it has not answered for 20 s"
+    assert whole_lines({**whole, "sites": []}, []) == found[:2]  # and not that nobody is enrolled, and nothing runs
+
+
+class Away:
+    """A ledger whose database is away."""
+
+    def leader(self):
+        raise StoreError("the database cannot be read: is it up?")
+
+
+@pytest.mark.parametrize("trouble", ["", "the lead cannot be renewed: is it up?"])
+def test_what_is_remembered_is_told_while_the_database_is_away(tmp_path, trouble):
+    """Found out by asking, or known before: then it is not even asked."""
+    contacts = {"berlin": {"connected": True, "last_contact": 2.0, "doing": "training"}}
+    runs = [{"run": "r2", "status": "running"}, {"run": "r1", "status": "finished"}]
+    lead = SimpleNamespace(trouble=trouble, quiet=lambda: 0.0, leading=True)
+    desk = SimpleNamespace(listing=lambda remembered: runs if remembered else 1 / 0)
+    ledger = None if trouble else Away()
+    watching = Watching("study", tmp_path, ledger, lead, desk, lambda: contacts, dict, dict, Rounds())
+    told = watching.whole()
+    assert told["wrong"]["database"] == (trouble or "the database cannot be read: is it up?")
+    assert (told["leader"], [one["run"] for one in told["runs"]]) == (None, ["r2"])
+    assert site_lines(told["sites"]) == ["site berlin: training, heard 2 s ago"]
+    assert watching.remembered({})["wrong"] == {"database": "it does not answer: is it up?"}
+    assert watching.away() == trouble
+    lead.quiet = lambda: 60.0
+    assert watching.away() == (trouble or "it has not answered for 60 s: is it up?")
 
 
 @pytest.mark.parametrize(

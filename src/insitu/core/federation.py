@@ -152,12 +152,15 @@ class Ledger(Protocol):
         ...
 
     def forget(self, run: str, before: int) -> None:
-        """Drops calls of rounds before ``before``, and of evaluations that are closed."""
+        """Drops calls of rounds before ``before``, and those to evaluate and to predict that are closed."""
         ...
 
     # documents: manifests and descriptions, small JSON by its digest
     def keep(self, digest: str, text: str, run: str) -> None: ...
     def document(self, digest: str) -> str | None: ...
+    def discard(self, run: str, digests: Iterable[str] | None = None) -> int:
+        """Removes documents that no call names: these, or all that the run was the first to have; how many."""
+        ...
 
     # what can be looked up later
     def audit(self, entries: Iterable[Mapping[str, Any]]) -> None:

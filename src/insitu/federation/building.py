@@ -14,9 +14,11 @@ from insitu.core.errors import InsituError, Refusal
 from insitu.core.types import Schema
 from insitu.engines.https.site.rules import Rules, references
 from insitu.federation import tables
+from insitu.federation.neighbours import neighbours, package_root, packages
 from insitu.rounds.plan import Plan
 from insitu.version import __version__
 
+_INSITU = Path(__file__).resolve().parent.parent
 _LOADED: dict[tuple[Path, str], str] = {}
 """Code that this process has compared and imported, which it does once: what its file was then."""
 
@@ -71,18 +73,58 @@ def check_version(theirs: str, ours: str = __version__) -> None:
 
 
 def fingerprints(plan_tables: Mapping[str, Any], code: Path) -> dict[str, str]:
-    """The SHA-256 of the file of each reference to somebody's own code; installed libraries have versions instead."""
-    found = {}
+    """The SHA-256 of the file of each reference to somebody's own code, and of the files of theirs that it imports.
+
+    Those stand by their path, from the folder that they are imported from: ``layers/dense.py``. Installed libraries
+    have versions instead.
+    """
+    found: dict[str, str] = {}
+    whose: dict[str, Path] = {}
     for reference in sorted(set(references(dict(plan_tables)))):
         file = _file(reference, code)
-        if file is not None and "site-packages" not in file.parts and "dist-packages" not in file.parts:
-            found[reference] = hashlib.sha256(file.read_bytes()).hexdigest()
+        if file is None or not _own(file):
+            continue
+        found[reference] = _sha256(file)
+        for other, root in _imported(file, code):
+            name = other.relative_to(root).as_posix()
+            if whose.setdefault(name, other) != other:
+                name = f"{name} of {reference}"
+            found[name] = _sha256(other)
     return found
+
+
+def _own(file: Path) -> bool:
+    """Whether it is somebody's own code, and no library with a version, as insitu is."""
+    return not {"site-packages", "dist-packages"} & set(file.parts) and not file.resolve().is_relative_to(_INSITU)
+
+
+def _imported(file: Path, code: Path) -> Iterator[tuple[Path, Path]]:
+    """The files that a file of somebody's own imports from beside it, each with the folder that its name begins in."""
+    if file.is_relative_to(code):
+        yield from ((other, code) for other in neighbours(file, code))
+        return
+    root = package_root(file)
+    several = {*packages(file, root), *neighbours(file, root)}
+    for init in packages(file, root):
+        several |= set(neighbours(init, root))
+    yield from ((other, root) for other in sorted(several - {file}) if _own(other))
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def check_code(told: Mapping[str, Any], plan_tables: Mapping[str, Any], code: Path) -> None:
     """Raises Refusal SITE_REFUSED where code that the plan names is another one here."""
     own = fingerprints(plan_tables, code)
+    missing = sorted(name for name in set(told) - set(own) if ":" not in name)
+    if missing:
+        absent = [name for name in missing if not (code / name).is_file()] or missing  # they import the others
+        raise Refusal(
+            "SITE_REFUSED",
+            f"{', '.join(repr(name[:120]) for name in absent[:5])}: imported by the coordinator's code, and not there"
+            f" to be imported here: install the same files in {code}",
+        )
     for reference, digest in sorted(own.items()):
         if told.get(reference) != digest:
             raise Refusal(

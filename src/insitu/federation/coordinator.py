@@ -124,6 +124,7 @@ class Coordinator:
             self.settings.name, self.folder.path, kept.ledger, self.lead, self.desk, self.exchange.contacts,
             self._counters, self._gauges, self.rounds, self._certificates,
         )  # fmt: skip
+        self.desk.away = self.watching.away
         self.table = Table([self._led(route) for route in self._routes()], self._identify, self._decided, self._headers)
         self.port = Port(self.table, self._tls, self.settings.listen, self.settings.port, self.limits)
         self.workers = fleet_of(self.folder, self.settings, self.authority, self.limits, self.table)
@@ -134,13 +135,13 @@ class Coordinator:
     def _routes(self) -> list[Route]:
         tokens = founding.token_maker(self.authority, self.settings.urls())
         watching = self.watching
-        apis = [
+        apis: list[Enrolment | MembersApi | RunsApi | StatusApi] = [
             Enrolment(self.authority, self.kept.ledger),
             MembersApi(
                 self.kept.ledger, tokens, self.exchange.contacts, lambda name: self._members_changed(), time.time
             ),
             RunsApi(self.desk),
-            StatusApi(watching.ready, watching.metrics, watching.whole),
+            StatusApi(watching.ready, watching.metrics, watching.whole, watching.remembered),
         ]
         return [*(route for api in apis for route in api.routes()), *self.exchange.routes()]
 

@@ -67,7 +67,6 @@ EXAMPLES: dict[str, Example] = {
             "poll": 25.0,
             "lease": 60.0,
             "chunk": 4194304,
-            "addresses": ["https://federation.example.org:8443"],
             "now": 1795732800.0,
         },
         _HELLO,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +42,15 @@ class Exchanging:
         self._writers = ThreadPoolExecutor(WRITERS, "disk")
         self._checkers = ThreadPoolExecutor(CHECKERS, "check")
         self._held: set[asyncio.Task[Any]] = set()
+        self._used: dict[str, float] = {}
+        """When each run was last worked on, by the monotonic clock."""
+        self._cleared: set[str] = set()
+        """Finished runs of which nothing is kept but the result."""
         self.exchange = Exchange(
             kept.ledger, kept.blobs, durably=self._durably, aside=self._aside, lease=settings.sites.lease,
             poll=settings.sites.poll, largest=checks.size(largest=settings.sites.largest), say=tell,
         )  # fmt: skip
-        self._tasks = Tasks(self.exchange, settings.urls())
+        self._tasks = Tasks(self.exchange)
         self._chunks = Chunks(self.exchange, self._durably, settings.sites.uploads)
 
     async def stop(self) -> None:
@@ -62,6 +68,8 @@ class Exchanging:
 
     def engine(self, run: str, tables: Mapping[str, Any]) -> Engine:
         """The engine for a run."""
+        self._used[run] = time.monotonic()
+        self._cleared.discard(run)
         return Https(self.exchange, run, tables, fingerprints(tables, self._code), self._call)
 
     def population(self, run: str) -> Population:
@@ -81,13 +89,17 @@ class Exchanging:
         self._loop.call_soon_threadsafe(self.exchange.release, run)
 
     def finished(self, run: str) -> None:
-        """Nobody will ask for its calls again; waits until they are forgotten (not for the loop's own thread)."""
+        """Nobody will ask for its calls again; waits until they are forgotten (not for the loop's own thread).
+
+        The updates of the last round stay for a day, for whoever verifies it (`insitu federation verify`).
+        """
         self._call(self._forget(run))
 
     # ------------------------------------------------------------ for the coordinator
 
     async def sweep(self) -> int:
         """Removes chunks that no run wants and nobody has touched for long; how many. Raises StoreError."""
+        await self._clear_finished()
         needed = await self.exchange.needed()
         return int(await self._durably(lambda: self._kept.blobs.sweep(needed, OLD)))
 
@@ -127,9 +139,33 @@ class Exchanging:
     def _call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
+    async def _clear_finished(self) -> None:
+        """Lets go of what runs that have finished long ago have left: the last round's updates, and all documents."""
+        now = time.monotonic()
+        for run in await self._durably(
+            lambda: [r.run for r in self._kept.ledger.submitted() if r.status == "finished"]
+        ):
+            used = self._used.get(run)
+            if run in self._cleared or (used is not None and now - used < OLD):
+                continue
+            try:
+                calls = await self._durably(partial(self._kept.ledger.calls, run))
+                if any(self.exchange.wall() - call.opened < OLD for call in calls):
+                    continue
+                if calls:
+                    await self.exchange.forget(run, EVERYTHING, ended=True)
+                if await self._durably(partial(self.exchange.leftovers.discard_all, run)):
+                    self._cleared.add(run)
+            except StoreError as error:
+                self._tell("warning", "what a finished run has left is still kept", run=run, error=str(error))
+        await self._durably(self.exchange.shelf.clear)
+
     async def _forget(self, run: str) -> None:
         try:
-            await self.exchange.forget(run, EVERYTHING)
+            calls = await self._durably(partial(self._kept.ledger.calls, run))
+            last = max((call.key.round for call in calls if call.key.kind == "train"), default=EVERYTHING)
+            await self.exchange.forget(run, last, ended=True)
+            await self._durably(self.exchange.shelf.clear)
         except StoreError as error:
             self._tell("warning", "a finished run's calls are still kept", run=run, error=str(error))
 

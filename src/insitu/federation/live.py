@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from insitu.core import events
 from insitu.core.errors import Fenced, Halted, InsituError, StoreError
+from insitu.core.events import Event
 from insitu.core.federation import Submitted
 from insitu.core.protocols import Store
 from insitu.federation import tables
@@ -102,7 +103,7 @@ class Live:
         if result.status != "finished":
             raise Halted(self._why)
 
-    def _on(self, event: events.Event) -> None:
+    def _on(self, event: Event) -> None:
         self.trouble = ""
         self._count(event)
         if isinstance(event, events.RoundSealed):
@@ -128,7 +129,7 @@ class Live:
         self._again = time.monotonic() + wait
         self._halted.wait(wait)
 
-    def _count(self, event: events.Event) -> None:
+    def _count(self, event: Event) -> None:
         rounds = self._desk.rounds
         if isinstance(event, events.RoundCommitted):
             self.voids = 0

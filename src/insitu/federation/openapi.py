@@ -59,7 +59,7 @@ def routes() -> list[Route]:
         MembersApi(nothing, nothing, nothing, nothing, nothing),
         RunsApi(nothing),
         StatusApi(nothing, nothing, nothing),
-        Tasks(nothing, []),
+        Tasks(nothing),
         Chunks(nothing, nothing),
     ]
     return [route for api in apis for route in api.routes()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -23,28 +24,31 @@ from insitu.version import __version__
 HEADERS = {"insitu-protocol": "1", "insitu-version": __version__}
 PATIENCE = 20.0
 """Seconds without an answer after which a coordinator counts as not there."""
+STARTING = 8.0
+"""Seconds for which a coordinator that does not listen, or does not lead yet, may be about to: as long as it takes to
+start, and until the lease of one that was killed is over."""
+AGAIN = 0.2
 KEY, CERTIFICATE, AUTHORITY = "key.pem", "certificate.pem", "authority.pem"
 
 Maker = Callable[["Operator"], Transport]
+Body = bytes | None
+"""A request's; the class below has a method that is called as the type is."""
 
 
 class Operator:
     """Asks a coordinator, by the certificate in an operator's folder. Use it in a ``with``.
 
-    Raises Refusal with the coordinator's own reason; EngineError where no coordinator can be reached.
+    The first question waits for a coordinator that is just starting. Raises Refusal with the coordinator's own reason;
+    EngineError where no coordinator can be reached.
     """
 
     def __init__(self, folder: Path, transport: Maker | None = None) -> None:
         """``folder``: an operator's, or a federation's, whose founding operator's it is then."""
         self.folder = Folder(folder).operator if (folder / FILE).is_file() else folder
-        told = toml.read(self.folder / OPERATOR_FILE) if (self.folder / OPERATOR_FILE).is_file() else {}
-        urls, name = told.get("urls"), told.get("name")
-        if not isinstance(name, str) or not isinstance(urls, list) or not all(isinstance(u, str) for u in urls):
-            raise ConfigError(
-                f"{self.folder} is no operator's folder, as it has no {OPERATOR_FILE} with name and urls:"
-                " `insitu federation join --token …` makes one"
-            )
+        name, urls = _identity(self.folder)
         self.name, self.urls = name, urls
+        self.starting = STARTING
+        """Seconds for which a question waits for a coordinator that is starting; 0 once one has answered."""
         self._loop = asyncio.new_event_loop()
         try:
             self._transport = self._loop.run_until_complete(self._connect(transport or _transport))
@@ -120,7 +124,20 @@ class Operator:
         told = self.get(f"/v1/runs/{quote(run, safe='')}/events", after=after, wait=wait)
         return list(told["events"]), int(told["last"])
 
-    def _asked(self, method: str, path: str, query: Mapping[str, str], body: bytes | None, timeout: float) -> Reply:
+    def _asked(self, method: str, path: str, query: Mapping[str, str], body: Body, timeout: float) -> Reply:
+        until = time.monotonic() + self.starting
+        while True:
+            try:
+                reply = self._asked_once(method, path, query, body, timeout)
+            except (EngineError, Refusal) as error:
+                if time.monotonic() >= until or not _starts(error):
+                    raise
+                time.sleep(AGAIN)
+            else:
+                self.starting = 0.0
+                return reply
+
+    def _asked_once(self, method: str, path: str, query: Mapping[str, str], body: Body, timeout: float) -> Reply:
         kind = "application/octet-stream" if path.endswith("/predict") else "application/json"
         headers = {**HEADERS, **({"content-type": kind} if body is not None else {})}
         request = self._transport.request(
@@ -140,17 +157,49 @@ class Operator:
         )
 
 
+def urls_of(folder: Path) -> list[str]:
+    """Where the coordinator of an operator's folder is. Raises ConfigError where that is none."""
+    return _identity(folder)[1]
+
+
+def _identity(folder: Path) -> tuple[str, list[str]]:
+    told = toml.read(folder / OPERATOR_FILE) if (folder / OPERATOR_FILE).is_file() else {}
+    urls, name = told.get("urls"), told.get("name")
+    if not isinstance(name, str) or not isinstance(urls, list) or not all(isinstance(u, str) for u in urls):
+        raise ConfigError(
+            f"{folder} is no operator's folder, as it has no {OPERATOR_FILE} with name and urls:"
+            " `insitu federation join --token …` makes one"
+        )
+    return name, urls
+
+
+def _starts(error: EngineError | Refusal) -> bool:
+    """Whether a coordinator may be about to answer what has got this error: nothing has come of it, then, for sure."""
+    if isinstance(error, Refusal):
+        return error.code == "NOT_LEADER"
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConnectionRefusedError) or isinstance(
+            getattr(cause, "os_error", None), ConnectionRefusedError
+        ):
+            return True
+        cause = cause.__cause__
+    return False
+
+
 def reachable(folder: Path) -> Operator | None:
-    """An operator's connection to a coordinator that answers, or None where none does."""
+    """An operator's connection to a coordinator that answers now, or None where none does."""
     try:
         operator = Operator(folder)
     except ConfigError:
         return None
+    operator.starting = 0.0
     try:
         operator.get("/v1/health")
     except (EngineError, Refusal):
         operator.close()
         return None
+    operator.starting = STARTING  # it answers, and may not lead yet
     return operator
 
 

@@ -63,6 +63,8 @@ class Desk:
         self._thread: threading.Thread | None = None
         self._predicting = threading.Lock()
         self._listeners: list[Callable[[], None]] = []
+        self.away: Callable[[], str] = str
+        """Why the database cannot be asked; empty where it can."""
 
     # ------------------------------------------------------------ with the process
 
@@ -132,8 +134,11 @@ class Desk:
 
     # ------------------------------------------------------------ what is told of runs
 
-    def listing(self) -> list[dict[str, Any]]:
-        """All runs in short, newest first."""
+    def listing(self, remembered: bool = False) -> list[dict[str, Any]]:
+        """All runs in short, newest first; ``remembered``: as this process knows them, without asking the database."""
+        if remembered:
+            with self._lock:
+                return [telling.short(run, None) for run in reversed(self._runs.values())]
         known = {one["id"]: one for one in self.store.runs()}
         with self._lock:
             runs = list(self._runs.values()) or self.ledger.submitted()
@@ -151,7 +156,7 @@ class Desk:
             submitted.run, submitted.status, submitted.reason, committed=len(history), of=of,
             call=self.backend.status(submitted.run) if live else {},
             voids=live.voids if live else 0, retries=live.retries if live else 0,
-            trouble=live.trouble if live else "", again=live.again() if live else None,
+            trouble=(live.trouble or self.away()) if live else "", again=live.again() if live else None,
             starting=self._starting(submitted), history=row,
         )  # fmt: skip
 

@@ -36,6 +36,8 @@ GOOD_BYE = 5.0
 """Seconds for leaving in good order."""
 RENEW_BEFORE = 30 * 86400.0
 """Seconds before its end at which a certificate is renewed."""
+RENEW_AGAIN = 600.0
+"""Seconds between two attempts to renew it."""
 STATUS_EVERY, STATUS_LATEST = 2.0, 60.0
 """Seconds between looks at what the status file should say, and until it is written though nothing has changed."""
 
@@ -116,6 +118,8 @@ class SiteProcess:
         self._stop = asyncio.Event()
         self._refused: Refusal | None = None
         self._said, self._written, self._at = "", "", 0.0
+        self._renewed = -RENEW_AGAIN
+        """When the certificate was last renewed, by the monotonic clock."""
 
     async def run(self) -> None:
         """Until a signal, or until the coordinator turns it away."""
@@ -186,6 +190,9 @@ class SiteProcess:
             if left > RENEW_BEFORE:
                 await asyncio.sleep(min(left - RENEW_BEFORE, 3600.0))
                 continue
+            if (early := self._renewed + RENEW_AGAIN - time.monotonic()) > 0:  # by a clock that is far ahead
+                await asyncio.sleep(early)
+                continue
             request = request_for(keys.load_key(self._folder / KEY), self._identity["name"])
             with suppress(OSError, Refusal, ConfigError, KeyError):
                 told = await agent.renew(request.decode())
@@ -193,10 +200,11 @@ class SiteProcess:
                 self._trail.note("renewed", {"serial": pem.serial_of(certificate)})
                 files.write(self._folder / AUTHORITY, authority, mode=0o600)
                 files.write(self._folder / CERTIFICATE, certificate, mode=0o600)
+                self._renewed = time.monotonic()
                 while agent.doing.phase != "waiting":  # no work is lost for it
                     await asyncio.sleep(1.0)
                 return
-            await asyncio.sleep(600.0)
+            await asyncio.sleep(RENEW_AGAIN)
 
     async def _report(self, agent: Agent) -> None:
         while True:

@@ -156,12 +156,13 @@ def _is_number(value: Any) -> bool:
 
 def whole_lines(told: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """A federation's status as text: who leads, who is there, what runs."""
-    leader = told.get("leader") or "nobody"
-    out = [f"federation {told.get('name')}: led by {leader}"]
+    away = "database" in (told.get("wrong") or {})
+    leads = f"led by {told.get('leader') or 'nobody'}"
+    out = [f"federation {told.get('name')}: {'this coordinator has no database' if away else leads}"]
     for what, why in sorted((told.get("wrong") or {}).items()):
         out.append(f"  not ready: {what}: {why}")
-    out += [f"  {line}" for line in site_lines(told.get("sites") or [])]
-    if not runs:
+    out += [f"  {line}" for line in site_lines(told.get("sites") or []) if told.get("sites") or not away]
+    if not runs and not away:
         out.append("no run is queued, running or paused: `insitu submit plan.toml` starts one")
     for one in runs:
         out += lines(one)

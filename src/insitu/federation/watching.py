@@ -46,11 +46,16 @@ class Watching:
     refused: dict[str, int] = field(default_factory=dict)
     """Requests that were refused, by code."""
 
+    def away(self) -> str:
+        """Why the database cannot be asked; empty where it can. It is asked for that by whoever renews the lead."""
+        quiet = self.lead.quiet()
+        return self.lead.trouble or (f"it has not answered for {quiet:.0f} s: is it up?" if quiet > 2 * LEASE else "")
+
     def ready(self) -> dict[str, str]:
         """By check what is wrong; empty where all is well."""
         wrong = {}
-        if self.lead.trouble or self.lead.quiet() > 2 * LEASE:
-            wrong["database"] = self.lead.trouble or f"it has not answered for {self.lead.quiet():.0f} s"
+        if away := self.away():
+            wrong["database"] = away
         free = shutil.disk_usage(self.folder).free
         if free < LEAST_FREE:
             wrong["disk"] = f"{free / 1e6:.0f} MB are free at {self.folder}: {LEAST_FREE / 1e6:.0f} MB are needed"
@@ -79,13 +84,15 @@ class Watching:
         return metrics.text(self.rounds, samples)
 
     def whole(self) -> dict[str, Any]:
-        """What ``GET /v1/status`` answers."""
+        """What ``GET /v1/status`` answers. Where the database is away, what this process remembers."""
+        if self.away():  # each question would be held for as long as it is
+            return self.remembered(self.ready())
         try:
             leader = self.ledger.leader()
             members = self.ledger.members()
             runs = self.desk.listing()
         except StoreError as error:
-            return {"name": self.name, "leader": None, "wrong": {"database": str(error)}, "sites": [], "runs": []}
+            return self.remembered({"database": str(error)})
         alive = [one for one in runs if one["status"] not in ("finished", "stopped", "failed")]
         ended = [one for one in runs if one not in alive][:ENDED]
         return {
@@ -97,6 +104,18 @@ class Watching:
             "disk_free": shutil.disk_usage(self.folder).free,
             "uploads": self.gauges().get("insitu_uploads", 0),
         }
+
+    def remembered(self, wrong: Mapping[str, str]) -> dict[str, Any]:
+        """The same without the database: who leads is not known then, nor who is enrolled and was never heard."""
+        wrong = dict(wrong)
+        wrong.setdefault("database", "it does not answer: is it up?")
+        sites = [
+            {"name": name, "role": "site", "revoked": None, "declared": {}, **contact}
+            for name, contact in sorted(self.contacts().items())
+        ]
+        ended = ("finished", "stopped", "failed")
+        runs = [one for one in self.desk.listing(remembered=True) if one["status"] not in ended]
+        return {"name": self.name, "leader": None, "wrong": wrong, "sites": sites, "runs": runs}
 
 
 def _connected(contacts: Mapping[str, Mapping[str, Any]]) -> int:

@@ -7,11 +7,25 @@ waits for writes that are under way, and those that come after it see that their
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from sqlalchemy import Connection, select, update
 
 from insitu.core.errors import Fenced
 from insitu.store.database.base import Database
 from insitu.store.ledger.tables import leader, lease
+
+
+class _Seen(NamedTuple):
+    """Another one's lease: until when, what was left of it when it was first seen, and when, by a clock that is steady.
+
+    alive  whether it was good then, or had been renewed since the last look
+    """
+
+    expires: float
+    left: float
+    at: float
+    alive: bool
 
 
 class Leadership:
@@ -21,6 +35,7 @@ class Leadership:
         self._database = database
         self.epoch: int | None = None
         """The last one that was this process's own; None where it never led."""
+        self._seen: _Seen | None = None
 
     def check(self, connection: Connection) -> None:
         """Raises Fenced, in the transaction that is about to write, where somebody else leads."""
@@ -43,7 +58,7 @@ class Leadership:
         if mine.epoch == self.epoch and mine.holder:
             return self._lease(connection, int(mine.epoch), seconds)
         successor = self.epoch is None and mine.holder == holder
-        if mine.holder and not successor and self._left(connection) > 0:
+        if mine.holder and not successor and self._lives(connection, seconds):
             return None
         epoch = connection.execute(select(leader.c.epoch).with_for_update()).scalar_one() + 1
         connection.execute(update(leader).values(epoch=epoch, holder=holder))
@@ -65,6 +80,22 @@ class Leadership:
     def _lease(self, connection: Connection, epoch: int, seconds: float) -> int:
         connection.execute(update(lease).values(expires=self._database.now(connection) + seconds))
         return epoch
+
+    def _lives(self, connection: Connection, seconds: float) -> bool:
+        """Whether another one's lease is not over, by the database's clock and, as that may jump, by this process's.
+
+        A lease that was seen to be renewed is over only when it has stayed as it is for half of one, and is over, too,
+        when what was left of it has passed here, however far the database's clock was set back meanwhile.
+        """
+        expires, now = connection.execute(select(lease.c.expires)).scalar_one(), self._database.steady()
+        left = float(expires) - self._database.now(connection)
+        before = self._seen
+        if before is None or before.expires != expires:
+            self._seen = _Seen(expires, left, now, alive=left > 0 or before is not None)
+            return self._seen.alive
+        if left > 0:
+            return now - before.at < before.left
+        return before.alive and now - before.at < seconds / 2
 
     def _left(self, connection: Connection) -> float:
         expires = connection.execute(select(lease.c.expires)).scalar_one()

@@ -74,6 +74,15 @@ class MemoryLedger:
         self._write()
         self.documents[digest] = text
 
+    def discard(self, run, digests=None):
+        self._write()
+        named = {digest for call in self.kept.values() for digest in call.message.values()}
+        named |= {entry.data.get("manifest") for call in self.kept.values() for entry in call.entries}
+        useless = (set(self.documents) if digests is None else set(digests)) - named
+        for digest in useless:
+            self.documents.pop(digest, None)
+        return len(useless)
+
     def document(self, digest):
         return self.documents.get(digest)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 
 import pytest
 
 from insitu.core.errors import Refusal
 from insitu.core.federation import Member
+from insitu.engines.https.api import status as status_api
 from insitu.engines.https.api.members import MembersApi
 from insitu.engines.https.api.runs import RunsApi
 from insitu.engines.https.api.status import StatusApi
@@ -98,6 +100,27 @@ def house(tmp_path):
         for serial, (name, role) in PEOPLE.items():
             ledger.add_member(Member(name, role, serial, 1.0))
         yield House(ledger)
+
+
+def test_a_federation_whose_database_does_not_answer_is_told_as_it_is_remembered(house, monkeypatch):
+    monkeypatch.setattr(status_api, "SLOW", 0.05)
+    back = threading.Event()
+
+    def whole():
+        assert back.wait(10)
+        return {"leader": "here"}
+
+    api = StatusApi(dict, str, whole, lambda wrong: {"leader": None, "wrong": dict(wrong)})
+    house.table = Table(api.routes(), house.identify)
+
+    async def asked():
+        peer = Peer(PEOPLE["op"][0], PEOPLE["op"][1], "op")
+        response = await house.table.handle(Request("GET", "/v1/status", peer, {}, {}, None))
+        back.set()
+        return json.loads(response.body)
+
+    assert asyncio.run(asked()) == {"leader": None, "wrong": {}}
+    assert asyncio.run(asked()) == {"leader": "here"}
 
 
 def test_an_invitation_is_a_token_whose_digest_is_kept(house):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from datetime import timedelta
@@ -18,6 +19,7 @@ from insitu.algorithms.scaffold import Scaffold
 from insitu.compress.quantize import Quantize
 from insitu.core import events, tree
 from insitu.core.errors import Halted, PlanError, RoundError
+from insitu.engines.https.calls import intake
 from insitu.learners.numpy import LogisticLearner
 from insitu.rounds.cohort import Uniform
 from insitu.rounds.plan import Plan
@@ -267,15 +269,25 @@ def test_whoever_misses_the_deadline_has_failed_and_comes_too_late():
 # ------------------------------------------------------------ what is kept, and who takes part
 
 
-def test_chunks_of_rounds_before_the_last_are_removed():
+@pytest.mark.parametrize("small", [0, intake.SMALL])
+def test_chunks_and_documents_of_rounds_before_the_last_are_removed(small, monkeypatch):
+    monkeypatch.setattr(intake, "SMALL", small)  # 0: every update's manifest is a document
     clients = tables()
     plan = fedavg(clients)
-    federation, most = Federation(clients, plan), []
+    federation, most, papers = Federation(clients, plan), [], []
+
+    def look(event):
+        most.append(len(federation.blobs.whole))
+        papers.append(len(federation.ledger.documents))
+
     with federation.coordinator():
-        federation.run(rounds=8, observers=[lambda event: most.append(len(federation.blobs.whole))])
+        federation.run(rounds=8, observers=[look])
         federation.call(federation.exchange.forget("run", 2**62))
         federation.exchange.shelf.clear()
     assert max(most) <= 3 * (len(NAMES) + 1)
+    assert max(papers) <= 1 + 3 * (1 if small else len(NAMES) + 1)
+    (left,) = federation.ledger.documents.values()
+    assert json.loads(left)["run"] == "run"  # the description
     assert not federation.blobs.whole
     assert not federation.ledger.kept
 

@@ -48,6 +48,25 @@ def test_what_is_used_or_coming_is_there(steps):
         assert shelf.used() == needed
 
 
+def test_what_no_call_names_is_looked_for_while_nobody_packs():
+    shelf, began = Shelf(MemoryBlobs()), threading.Event()
+
+    def pack():
+        with shelf.packing():
+            began.set()
+
+    with shelf.packing(), shelf.apart() as free:
+        assert not free
+    with shelf.apart() as free, shelf.apart() as another:
+        assert free
+        assert another
+        packer = threading.Thread(target=pack)
+        packer.start()
+        assert not began.wait(0.1)
+    assert began.wait(5)
+    packer.join()
+
+
 def test_nothing_goes_while_a_message_is_packed_and_nothing_is_packed_while_something_goes():
     blobs, going, go_on = MemoryBlobs(), threading.Event(), threading.Event()
     blobs.whole = {"a": b"", "b": b""}

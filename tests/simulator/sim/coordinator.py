@@ -65,7 +65,7 @@ class Coordinator:
         self.people.refresh()
         self._shut_out([member.name for member in self.people.members() if member.revoked is not None])
         self.chunks = Chunks(self.exchange, self._disk)
-        table = Table([*Tasks(self.exchange, []).routes(), *self.chunks.routes()], self.people)
+        table = Table([*Tasks(self.exchange).routes(), *self.chunks.routes()], self.people)
         self._network.listening = (self.process, table)
         self.process.ends.append(self._network.down)
         self._trace.say("coordinator", "listens")

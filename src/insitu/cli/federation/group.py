@@ -107,6 +107,22 @@ def audit(
 
 
 @federation.command()
+def verify(
+    run: Annotated[str, typer.Argument(metavar="[RUN]", help="A run's id, the beginning of it, or `last`.")] = "last",
+    federation: FederationPath = None,
+) -> None:
+    """Check that a run's committed rounds were not changed since; fold again what is kept. Works in FOLDER itself."""
+    from insitu.federation.house import verified
+
+    verdict = verified(federation, run)
+    for sentence in verdict.holds:
+        typer.echo(sentence)
+    if verdict.broken:
+        typer.echo(f"broken: {verdict.broken}", err=True)
+        raise typer.Exit(1)
+
+
+@federation.command()
 def renew(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The federation's folder.")] = Path("."),
     host: Annotated[

@@ -20,9 +20,10 @@ from insitu.engines.https.calls import machine, telling
 from insitu.engines.https.calls.accounts import Ask, Attached, Declared, Told
 from insitu.engines.https.calls.book import Book
 from insitu.engines.https.calls.intake import Intake
+from insitu.engines.https.calls.leftovers import Leftovers
 from insitu.engines.https.calls.machine import Asks, Closes, Fails, HandsOut, Lives
 from insitu.engines.https.calls.open_call import AGAIN, Bell, OpenCall
-from insitu.engines.https.calls.papers import Durably, Papers
+from insitu.engines.https.calls.papers import Durably, Papers, named
 from insitu.engines.https.calls.presence import Presence
 from insitu.engines.https.calls.shelf import Shelf
 from insitu.engines.https.calls.values import task_id
@@ -59,6 +60,7 @@ class Exchange(Intake):
         self._halted: dict[str, str] = {}
         self._bells: dict[str, Bell] = {}
         self._shut_out: set[str] = set()
+        self.leftovers = Leftovers(ledger, shelf)
         self._draining = False
 
     # ------------------------------------------------------------ a run's side
@@ -132,19 +134,33 @@ class Exchange(Intake):
         failpoints.hit("call.closed")
         call.end()
 
-    async def forget(self, run: str, before: int) -> None:
-        """Calls of rounds before ``before`` are dropped; chunks of their updates go with the shelf's next ``clear``."""
+    async def forget(self, run: str, before: int, ended: bool = False) -> None:
+        """Calls of rounds before ``before`` are dropped, with the documents that only they name.
+
+        Where the run has ``ended``, all to evaluate and to predict are as well. Chunks of their updates go with the
+        shelf's next ``clear``.
+        """
+
+        def goes(key: CallKey) -> bool:
+            return key.round < before or (ended and key.kind != "train")
+
         attached = self._runs.get(run)
-        old = {} if attached is None else {key: call for key, call in attached.known.items() if key.round < before}
+        if attached is not None:
+            known = attached.known
+        else:  # nobody has worked on it since this process began
+            known = {call.key: call for call in await self._durably(lambda: self.ledger.calls(run))}
+        old = {key: call for key, call in known.items() if goes(key)}
         chunks = [await self._papers.chunks(call) for call in old.values()]  # of a process before this one
+        here = [call for call in self._book.of_run(run) if goes(call.call.key)]
+        for documents in (*map(named, old.values()), *(call.documents() for call in here)):
+            self.leftovers.note(run, documents)
         await self._durably(lambda: self.ledger.forget(run, before))
-        for call in self._book.of_run(run):
-            if call.call.key.round < before:
-                self._book.drop(call.call.key)
+        for call in here:
+            self._book.drop(call.call.key)
         self.shelf.useless(digest for some in chunks for digest in some)
         for key in old:
-            assert attached is not None
-            attached.known.pop(key, None)
+            known.pop(key, None)
+        await self._durably(lambda: self.leftovers.discard(run))
 
     async def needed(self) -> set[str]:
         """Every chunk that a run may want again which is not finished: what a sweep of the blobs has to keep."""

@@ -49,6 +49,10 @@ class Database(ABC):
     def now(self, connection: Connection) -> float:
         """Seconds since 1970 by the clock of the database."""
 
+    def steady(self) -> float:
+        """Seconds by a clock of this process that never jumps."""
+        return time.monotonic()
+
     @abstractmethod
     def close(self) -> None:
         """Lets go of it; the next transaction opens it again."""

@@ -47,6 +47,9 @@ class SqliteDatabase(Database):
             return self._clock()
         return float(connection.exec_driver_sql("SELECT (julianday('now') - 2440587.5) * 86400.0").scalar_one())
 
+    def steady(self) -> float:
+        return super().steady() if self._clock is None else self._clock()
+
     def close(self) -> None:
         self._engine.dispose()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, insert, or_, select
@@ -11,9 +11,13 @@ from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, ins
 from insitu.core.errors import StoreError
 from insitu.core.federation import Call, CallKey, Entry
 from insitu.core.part import to_json
-from insitu.store.ledger.tables import calls, entries
+from insitu.store.ledger.tables import calls, documents, entries
 
 CLOSED = "closed"
+ASIDE = ("evaluate", "predict")
+"""Kinds of calls of which no round is made: when they are closed, nobody asks for them again."""
+TOGETHER = 500
+"""Documents that are removed with one statement."""
 
 
 def open_call(connection: Connection, call: Call) -> None:
@@ -70,19 +74,35 @@ def listed(connection: Connection, run: str) -> list[Call]:
 
 
 def forget(connection: Connection, run: str, before: int) -> None:
-    """Drops calls of rounds before ``before``, and those to evaluate that are closed."""
-    ended = select(entries.c.round, entries.c.number).where(
-        entries.c.run == run, entries.c.kind == "evaluate", entries.c.what == CLOSED
+    """Drops calls of rounds before ``before``, and those to evaluate and to predict that are closed."""
+    ended = select(entries.c.round, entries.c.kind, entries.c.number).where(
+        entries.c.run == run, entries.c.kind.in_(ASIDE), entries.c.what == CLOSED
     )
-    closed = {(row.round, row.number) for row in connection.execute(ended)}
+    closed = {(row.round, row.kind, row.number) for row in connection.execute(ended)}
     for table in (entries, calls):
         old = [table.c.round < before]
         old += [
-            and_(table.c.kind == "evaluate", table.c.round == round, table.c.number == number)
-            for round, number in closed
+            and_(table.c.kind == kind, table.c.round == round, table.c.number == number)
+            for round, kind, number in closed
             if round >= before
         ]
         connection.execute(delete(table).where(table.c.run == run, or_(*old)))
+
+
+def discard(connection: Connection, run: str, digests: Collection[str] | None) -> int:
+    """Removes documents that no call names: these, or all that the run was the first to have; how many."""
+    if digests is None:
+        digests = set(connection.scalars(select(documents.c.digest).where(documents.c.run == run)))
+    # A message may be another run's as well; an update's manifest names its task, and so is of one call.
+    named = {digest for text in connection.scalars(select(calls.c.message)) for digest in json.loads(text).values()}
+    accepted = select(entries.c.data).where(entries.c.run == run, entries.c.what == "accepted")
+    named |= {json.loads(text).get("manifest") for text in connection.scalars(accepted)}
+    useless = sorted(set(digests) - named)
+    removed = 0
+    for at in range(0, len(useless), TOGETHER):
+        some = documents.c.digest.in_(useless[at : at + TOGETHER])
+        removed += connection.execute(delete(documents).where(some)).rowcount
+    return removed
 
 
 def _of(table: Table, key: CallKey) -> ColumnElement[bool]:

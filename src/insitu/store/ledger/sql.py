@@ -125,6 +125,11 @@ class SqlLedger:
         query = select(tables.documents.c.body).where(tables.documents.c.digest == digest)
         return self._database.read(lambda connection: connection.scalar(query))
 
+    def discard(self, run: str, digests: Iterable[str] | None = None) -> int:
+        """Removes documents that no call names: these, or all that the run was the first to have; how many."""
+        some = None if digests is None else set(digests)
+        return self._write(partial(journal.discard, run=run, digests=some))
+
     def audit(self, entries: Iterable[Mapping[str, Any]]) -> None:
         """Appends entries (at, who, what, data), each chained to the one before it: see ``core.audit``."""
         new = list(entries)

@@ -131,7 +131,7 @@ class Federation:
             exchange = Exchange(self.ledger, self.blobs, durably=at_once, aside=at_once, poll=2.0, lease=0.06)
             chunks = Chunks(exchange, at_once)
             table = Table(
-                [*Tasks(exchange, []).routes(), *chunks.routes()], lambda serial, name: Peer(name, "site", serial)
+                [*Tasks(exchange).routes(), *chunks.routes()], lambda serial, name: Peer(name, "site", serial)
             )
             self.transports = {name: Lossy(table, name, fault(name)) for name in SITES}
             self.exchange = exchange

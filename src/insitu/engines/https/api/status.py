@@ -9,6 +9,8 @@ from typing import Any
 from insitu.engines.https.api.members import READERS
 from insitu.engines.https.http import Request, Response, Route
 
+SLOW = 5.0
+"""Seconds after which a database that does not answer is not waited for."""
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 """The content type of Prometheus's text format."""
 
@@ -19,6 +21,7 @@ class StatusApi:
     ready    by check (``database``, ``disk``, ``leader``) what is wrong with it; empty where all is well
     metrics  Prometheus's text
     whole    leader, sites, runs, disk, uploads: what ``insitu status`` shows
+    without  the same as far as it is known without the database, which may be away, given what is wrong
     """
 
     def __init__(
@@ -26,8 +29,9 @@ class StatusApi:
         ready: Callable[[], Mapping[str, str]],
         metrics: Callable[[], str],
         whole: Callable[[], Mapping[str, Any]],
+        without: Callable[[Mapping[str, str]], Mapping[str, Any]] | None = None,
     ) -> None:
-        self._ready, self._metrics, self._whole = ready, metrics, whole
+        self._ready, self._metrics, self._whole, self._without = ready, metrics, whole, without
 
     def routes(self) -> list[Route]:
         """What is answered here."""
@@ -57,4 +61,9 @@ class StatusApi:
 
     async def status(self, request: Request) -> Response:
         """The whole federation."""
-        return Response.json(dict(await asyncio.to_thread(self._whole)))
+        asked = asyncio.ensure_future(asyncio.to_thread(self._whole))
+        done, _ = await asyncio.wait({asked}, timeout=None if self._without is None else SLOW)
+        if done or self._without is None:
+            return Response.json(dict(asked.result()))
+        asked.add_done_callback(lambda one: one.cancelled() or one.exception())  # nobody waits for it any more
+        return Response.json(dict(await asyncio.to_thread(self._without, {})))

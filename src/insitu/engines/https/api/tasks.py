@@ -21,8 +21,8 @@ MAX_ERROR = 2000
 class Tasks:
     """The routes of sites, but for the chunks."""
 
-    def __init__(self, exchange: Exchange, addresses: list[str]) -> None:
-        self._exchange, self._addresses = exchange, addresses
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
 
     def routes(self) -> list[Route]:
         """What is answered here."""
@@ -44,11 +44,8 @@ class Tasks:
         declared = {**_declared(body.get("data")), "versions": _versions(body.get("versions"))}
         await exchange.hello(site, declared)
         return Response.json(
-            {
-                "name": site, "poll": exchange.poll, "lease": exchange.lease, "chunk": CHUNK,
-                "addresses": self._addresses, "now": exchange.wall(),
-            }
-        )  # fmt: skip
+            {"name": site, "poll": exchange.poll, "lease": exchange.lease, "chunk": CHUNK, "now": exchange.wall()}
+        )
 
     async def bye(self, request: Request) -> Response:
         """Good-bye."""

@@ -126,8 +126,13 @@ class Authority:
         files.write(self.chain, certificates.pem(made, issuer))
 
     def renew_coordinator(self, before: timedelta = timedelta(days=60)) -> bool:
-        """Renews the coordinator's certificate where it ends within ``before``; whether it did."""
-        if self.expires()["coordinator"] - self.clock() > before.total_seconds():
+        """Renews the coordinator's certificate where it ends within ``before``, or has not begun; whether it did.
+
+        One that has not begun was made by a clock that was ahead, and has been set right since.
+        """
+        leaf, now = _read(self.chain)[0], self.clock()
+        left = leaf.not_valid_after_utc.timestamp() - now
+        if left > before.total_seconds() and leaf.not_valid_before_utc.timestamp() <= now:
             return False
         self.certify_coordinator(self.hosts())
         return True

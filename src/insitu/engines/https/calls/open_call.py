@@ -17,6 +17,8 @@ Read = Callable[[], Awaitable[list[Entry]]]
 _Batch = list[tuple[Event, "asyncio.Future[list[Effect]] | None"]]
 AGAIN = 1.0
 """Seconds after which what could not be written is tried again."""
+PULSE, ASLEEP = 2.0, 1.0
+"""Seconds between two looks at the clock while time counts, and by which a look that is later is one after a sleep."""
 
 
 class Bell:
@@ -94,6 +96,11 @@ class OpenCall:
             self._ready = self.state, machine.ready(self.state)
         return self._ready[1]
 
+    def documents(self) -> set[str]:
+        """The documents that it names: what its clients were told, and manifests of updates that are documents."""
+        arrived = [one.data for one in self.state.who.values() if one.phase == "arrived"]
+        return {str(data["manifest"]) for data in arrived if not data.get("text")} | set(self.call.message.values())
+
     async def happen(self, event: Event) -> list[Effect]:
         """What follows from an event, once that is durable.
 
@@ -137,15 +144,29 @@ class OpenCall:
 
     async def _batch(self) -> _Batch:
         """All that has come in, or that time has passed."""
-        wakes = None if self._held is not None else machine.wakes(self.state)
-        timeout = None if wakes is None else max(0.0, wakes - self.now())
-        try:
-            found = [await asyncio.wait_for(self._inbox.get(), timeout)]
-        except TimeoutError:
-            return [(Ticks(), None)]
-        while not self._inbox.empty():
-            found.append(self._inbox.get_nowait())
-        return [one for one in found if one is not None]
+        while True:
+            wakes = None if self._held is not None else machine.wakes(self.state)
+            left = None if wakes is None else max(0.0, wakes - self.now())
+            before = self._loop.time()
+            try:
+                found = [await asyncio.wait_for(self._inbox.get(), None if left is None else min(left, PULSE))]
+            except TimeoutError:
+                if not self._slept(before) and left is not None and left <= PULSE:
+                    return [(Ticks(), None)]
+                continue
+            if left is not None:
+                self._slept(before)
+            while not self._inbox.empty():
+                found.append(self._inbox.get_nowait())
+            return [one for one in found if one is not None]
+
+    def _slept(self, before: float) -> bool:
+        """Whether this process has stood still since. It could not hear anybody meanwhile, so that does not count."""
+        gap = self._loop.time() - before
+        if gap <= PULSE + ASLEEP or self._held is not None:
+            return False
+        self._base += gap
+        return True
 
     async def _take(self, batch: _Batch) -> None:
         """The events of a batch in turn; their entries are written together, and nothing counts before."""

@@ -15,6 +15,12 @@ Durably = Callable[[Callable[[], Any]], Awaitable[Any]]
 """Runs a function, which may block, off the loop."""
 
 
+def named(call: Call) -> set[str]:
+    """The documents that a call names: what its clients were told, and manifests of updates that are documents."""
+    told = {str(e.data["manifest"]) for e in call.entries if e.kind == "accepted" and not e.data.get("text")}
+    return told | set(call.message.values())
+
+
 class Papers:
     """Raises StoreError for a document that is not there."""
 

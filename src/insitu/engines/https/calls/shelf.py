@@ -22,7 +22,7 @@ class Shelf:
         self._changed = threading.Condition()
         self._uses: Counter[str] = Counter()
         self._coming: Counter[str] = Counter()
-        self._packers = 0
+        self._packers = self._apart = 0
         self._rubbish: set[str] = set()
         self._going: set[str] = set()
 
@@ -71,13 +71,26 @@ class Shelf:
     def packing(self) -> Iterator[None]:
         """While chunks are made whose digests are not known before, nothing is removed."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._going)
+            self._changed.wait_for(lambda: not self._going and not self._apart)
             self._packers += 1
         try:
             yield
         finally:
             with self._changed:
                 self._packers -= 1
+
+    @contextmanager
+    def apart(self) -> Iterator[bool]:
+        """Whether nobody packs. If so nobody begins to: what no call names now is not about to be named."""
+        with self._changed:
+            free = not self._packers
+            self._apart += free
+        try:
+            yield free
+        finally:
+            with self._changed:
+                self._apart -= free
+                self._changed.notify_all()
 
     def clear(self) -> int:
         """Removes rubbish that nobody wants by now; how many chunks. What cannot go now goes another time."""

@@ -26,6 +26,9 @@ KEY, CERTIFICATE, AUTHORITY = "key.pem", "certificate.pem", "authority.pem"
 async def enrol(token: Token, folder: Path, urls: Sequence[str] = (), proxy: str | None = None) -> tuple[str, Role]:
     """Uses up a token; key, certificate and authority are then files of ``folder``. Returns name and role.
 
+    The folder is made, or becomes, one that only its owner may enter (mode 0700), since what lies in it later are the
+    key and what was asked and told; certificates are public, and readable for whoever may enter.
+
     urls   where the coordinator is, if not where the token says
     proxy  ``http://proxy:3128``, by which it is reached; None: as HTTPS_PROXY says
 
@@ -34,6 +37,7 @@ async def enrol(token: Token, folder: Path, urls: Sequence[str] = (), proxy: str
     """
     where = list(urls) or list(token.urls)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.chmod(0o700)
     if (folder / CERTIFICATE).exists():
         raise ConfigError(f"{folder / CERTIFICATE} is there already: this folder is enrolled; take another one")
     if not (folder / KEY).exists():
