@@ -186,11 +186,15 @@ class Report:
 
 @dataclass(frozen=True)
 class Answer:
-    """One client's update with the task it answers and the client's new memory."""
+    """One client's update with the task it answers and the client's new memory.
+
+    ``late`` is what its change is multiplied by when it is folded in: in real time its age is known only then.
+    """
 
     task: Task
     update: Update
     memory: Tree | None = None
+    late: float = 1.0
 
     def report(self) -> Report:
         """The answer without its value."""
