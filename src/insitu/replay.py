@@ -32,5 +32,7 @@ def arrivals(plan: Plan, store: Store | None, replay: str | None, now: Mapping[s
     for event in store.events(run, kinds=("Arrivals",)):
         found[event["round"]] = [(int(place), int(version)) for _, place, version, _ in event["rows"]]
     if len(found) < now["rounds"]:
-        raise ResumeError(f"run {run} has {len(found)} rounds to be replayed, not {now['rounds']}: give rounds={len(found)}")
+        raise ResumeError(
+            f"run {run} has {len(found)} rounds to be replayed, not {now['rounds']}: give rounds={len(found)}"
+        )
     return found

@@ -11,24 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from insitu.core import checks, events, spans
-from insitu.core.errors import Halted, PlanError, ResumeError, RoundError, StoreError
+from insitu.core.errors import Halted, ResumeError, RoundError, StoreError
 from insitu.core.protocols import Answering, Checkpoint, Engine, Session, Setting, Store, Waits
 from insitu.core.types import Data, Population
 from insitu.history import History
 from insitu.inputs import check_arguments, check_clients, chosen_engine, evaluation_data, opened_store, usual_observers
 from insitu.interrupt import Interrupt
-from insitu.record import matching, new_id, versions
+from insitu.record import HISTORY, matching, new_id, restored, versions
 from insitu.replay import arrivals
 from insitu.result import Result
 from insitu.rounds import evaluate as measuring
+from insitu.rounds.arrivals import Record
 from insitu.rounds.memory import Memories, usual_budget
 from insitu.rounds.plan import Plan
 from insitu.rounds.server import Model, Outcome, Server
 from insitu.seals import Seals
 from insitu.together import compare, dismiss, followed, going_on, unfinished
-
-HISTORY = (events.RoundCommitted, events.Evaluated, events.WireBytes)
-"""The events that make up the history."""
 
 
 def run(
@@ -115,8 +113,7 @@ class _Loop:
         if resume is not None and store is None and not self._follows():
             raise ResumeError(f"resume={resume!r} needs the store that holds the run: give store=…")
         record = None if resume is None or store is None else matching(store, resume, self._record(digest))
-        self.replay = self.replay or (record or {}).get("replay")
-        arrived = None if self._follows() else arrivals(self.plan, store, self.replay, self._record(digest))
+        arrived = self._arrivals(record, digest)
         engine = chosen_engine(engine, self.plan, len(self.clients), record)
         self.id = record["id"] if record else self.new_id or new_id()
         self._seals = Seals(self.id, store)
@@ -136,7 +133,7 @@ class _Loop:
             choices = {"engine": engine.part_name(), **session.choices}
             if store and not record:
                 self._create(store, digest, engine, session)
-            model = self._restored(start, checkpoint, resumed=record is not None)
+            model = restored(self.plan, store, self.id, start, checkpoint, self.history, resumed=record is not None)
             if self.ranks:
                 model = going_on(self.ranks, model, self.history)
             self._emit(
@@ -146,11 +143,10 @@ class _Loop:
                 )
             )  # fmt: skip
             self._started = True
-            for notice in self._pending:
-                self._emit(notice)
+            self._flush_notices()
             if store and record:
                 store.update(self.id, rounds=self.rounds, engine=engine.config(), choices=session.choices)
-            server = replace(self._server(session, memories), pending=model.pending, record=arrived)
+            server = self._server(session, memories, model, arrived)
             first = [model]
             del start, checkpoint, model  # they would take their room for as long as the run goes on
             return self._train(server, first.pop(), choices, engine)
@@ -164,24 +160,15 @@ class _Loop:
                 with spans.span("store", "flush"):
                     store.flush()
 
+    def _arrivals(self, record: dict[str, Any] | None, digest: str) -> Record | None:
+        """What is to be replayed: as it was given, or as a run that is gone on with was made of it."""
+        self.replay = self.replay or (record or {}).get("replay")
+        return None if self._follows() else arrivals(self.plan, self.store, self.replay, self._record(digest))
+
     def _create(self, store: Store, digest: str, engine: Engine, session: Session) -> None:
         chosen = {"engine": engine.config(), "choices": session.choices}
         with spans.span("store", "create"):
             store.create(self.id, {**self._record(digest), **chosen})
-
-    def _restored(self, start: Any, checkpoint: Checkpoint | None, *, resumed: bool) -> Model:
-        if self.store is None:
-            return Model(0, self.plan.algorithm.init(start))
-        if checkpoint is None:
-            if resumed:
-                self.store.rewind(self.id, 0)
-            self.store.flush()
-            return Model(0, self.plan.algorithm.init(start))
-        self.store.rewind(self.id, checkpoint.round)
-        for event in self.store.events(self.id, kinds=[kind.__name__ for kind in HISTORY]):
-            self.history.take(event)
-        aside = checkpoint.stages
-        return Model(checkpoint.round, checkpoint.state, dict(aside["stages"]), dict(aside["pending"]))
 
     def _train(self, server: Server, model: Model, choices: dict[str, Any], engine: Engine) -> Result:
         began, status = time.monotonic(), "finished"
@@ -271,11 +258,14 @@ class _Loop:
         """Whether this is a rank that learns from rank 0 where to go on."""
         return self.ranks is not None and self.ranks.rank > 0
 
-    def _server(self, session: Session, memories: Memories) -> Server:
+    def _server(self, session: Session, memories: Memories, model: Model, record: Record | None) -> Server:
         clock = self.ranks.clock if self.ranks else time.monotonic
         if isinstance(session, Waits):
             clock = session.clock
-        return Server(self.id, self.plan, session, self.clients, memories, self.seed, clock, self._asked)
+        at_work = model.pending if self.plan.buffered is not None and self.plan.buffered.real else {}
+        return Server(
+            self.id, self.plan, session, self.clients, memories, self.seed, clock, self._asked, at_work, record
+        )
 
     def _asked(self, round: int, asked: int) -> None:
         self._emit(events.RoundStarted(self.id, round, asked))
@@ -319,6 +309,10 @@ class _Loop:
                 with warnings.catch_warnings():
                     warnings.simplefilter("always")
                     warnings.warn(f"observer {observer!r} failed and is left out from here on: {error!r}", stacklevel=2)
+
+    def _flush_notices(self) -> None:
+        for notice in self._pending:
+            self._emit(notice)
 
     def _notice(self, text: str) -> None:
         notice = events.Notice(self.id, len(self.history), text)

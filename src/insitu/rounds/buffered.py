@@ -45,12 +45,12 @@ class Buffered(Part):
     bound        s, how many tasks a client may be ahead of the slowest of all clients: who is further ahead waits.
                  None: nobody waits
     clock        "simulated", or "real": whoever is really faster answers more often, on engines with workers
-                 (``processes``, ``spmd``); ``concurrency`` is then as many as the engine has workers, unless it is given
+                 (``processes``, ``spmd``), which are all at work unless ``concurrency`` is given
 
-    On the simulated clock, how long a client takes is the plan's ``world``; without one a device trains on a log-normal number of examples a
-    second (median 1, σ 0.5), and links take no time. The history's ``clock`` is the simulated time of a commit,
-    ``staleness`` the mean τ of its answers, and with a bound ``lead`` the tasks that the fastest client has done more
-    than the slowest, at most s + 1.
+    On the simulated clock, how long a client takes is the plan's ``world``; without one a device trains on a log-normal
+    number of examples a second (median 1, σ 0.5), and links take no time. The history's ``clock`` is the time of a
+    commit since the run began, ``staleness`` the mean τ of its answers, and with a bound ``lead`` the tasks that the
+    fastest client has done more than the slowest, at most s + 1.
 
     A parameter server is ``size=1``, every worker at work: asynchronous without a bound, stale-synchronous with one.
     With ``bound=0`` all wait for all, and where a round takes all answers that is an ordinary, synchronous round.

@@ -96,7 +96,8 @@ def work(
         order = ranks.take(0, "waiting for work")
         if "last" in order:
             ranks.meet("ending the run")
-            return order["last"]
+            last: Tree = order["last"]
+            return last
         task = Task(kind="train", message=order["message"], **order["task"])
         homes.lend({task.client: order["memory"]})
         told = packed(alone(session, setting, task, device))
