@@ -17,7 +17,6 @@ from insitu.rounds.plan import Plan
 from insitu.rounds.server import Model
 from insitu.version import __version__
 
-
 HISTORY = (events.RoundCommitted, events.Evaluated, events.WireBytes)
 """The events that make up the history."""
 
