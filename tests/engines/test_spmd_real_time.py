@@ -13,8 +13,10 @@ import pytest
 from real_time_rank import CASES, ROUNDS
 
 from insitu.core import wire
+from insitu.core.errors import EngineError
+from insitu.core.protocols import Setting
 from insitu.core.types import Answer, Failure, Task, Update
-from insitu.engines.spmd.desk import packed, unpacked
+from insitu.engines.spmd.desk import Desk, packed, unpacked
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.timeout(300)
@@ -110,13 +112,92 @@ def test_alone_it_is_inline(tmp_path):
 
 
 def test_an_answer_and_a_failure_survive():
-    task = Task("run", 3, 2, "train", "b", {}, 1, index=7, place=4, block=7)
-    answer = Answer(task, Update({"shared": {"w": np.arange(3.0)}}, {"shared": 2.0}, {"loss": 1.5}), {"algorithm": {}})
-    back = unpacked(wire.decode(wire.encode(packed(answer))), task)
-    assert back.task is task
+    asked = Task("run", 3, 2, "train", "b", {}, 1, index=7, place=4, block=7)
+    answer = Answer(asked, Update({"shared": {"w": np.arange(3.0)}}, {"shared": 2.0}, {"loss": 1.5}), {"algorithm": {}})
+    back = unpacked(wire.decode(wire.encode(packed(answer))), asked)
+    assert back.task is asked
     assert back.update.weight == {"shared": 2.0}
     assert back.update.metrics == {"loss": 1.5}
     assert back.memory == {"algorithm": {}}
     np.testing.assert_array_equal(back.update.value["shared"]["w"], np.arange(3.0))
     failed = Failure("b", 7, 7, "OSError: gone", "trace")
-    assert unpacked(wire.decode(wire.encode(packed(failed))), task) == failed
+    assert unpacked(wire.decode(wire.encode(packed(failed))), asked) == failed
+
+
+# ------------------------------------------------------------ the desk, with ranks that do what the test says
+
+
+class Letters:
+    """Rank 0's view of two others, whose letters come in the order that the test chooses."""
+
+    def __init__(self, order=(), gone_at=None):
+        self.rank, self.world, self.serving, self.stop_wanted = 0, 3, True, False
+        self.order, self.gone_at = list(order), gone_at
+        self.handed, self.down, self.met = [], [], 0
+
+    def letter(self, doing):
+        if not self.order:
+            raise EngineError("rank 1 of 3 is missing")
+        return self.order.pop(0)
+
+    def take(self, sender, doing):
+        return {"error": "E", "trace": "", "wanted": sender == 2, "said": [f"from {sender}"]}
+
+    def hand(self, value, to, doing):
+        if to == self.gone_at:
+            raise EngineError(f"rank {to} of 3 is missing")
+        self.handed.append((to, value["task"]["client"] if "task" in value else value["last"]))
+
+    def turn_down(self, rank):
+        self.down.append(rank)
+
+    def meet(self, doing):
+        self.met += 1
+
+
+def opened(letters):
+    said = []
+    setting = Setting(None, None, {"b": {"x": 1}}, 1, 0, notify=said.append)
+    return Desk(setting, letters), said
+
+
+def task(client, index):
+    return Task("run", 1, 0, "train", client, {}, 0, index, index)
+
+
+def test_a_client_goes_back_to_the_rank_that_had_it():
+    letters = Letters([1, 2])
+    desk, said = opened(letters)
+    for index, client in enumerate("abc"):
+        desk.start(task(client, index))
+    assert letters.handed == [(1, "a"), (2, "b")]  # c waits
+    assert desk.arrived() == Failure("a", 0, 0, "E", "")
+    assert letters.handed[-1] == (1, "c")
+    assert not letters.stop_wanted
+    assert desk.arrived().client == "b"
+    assert letters.stop_wanted
+    assert said[1:] == ["rank 1: from 1", "rank 2: from 2"]
+    letters.order.append(1)
+    assert desk.arrived().client == "c"
+    desk.start(task("b", 4))
+    desk.start(task("a", 5))
+    assert letters.handed[-2:] == [(2, "b"), (1, "a")]
+
+
+def test_at_the_end_nobody_is_wanted_any_more():
+    letters = Letters([2, 1])
+    desk, _ = opened(letters)
+    for index, client in enumerate("ab"):
+        desk.start(task(client, index))
+    desk.dismiss("last")
+    assert letters.down == [2, 1]
+    assert letters.handed[-2:] == [(1, "last"), (2, "last")]
+    assert letters.met == 1
+
+
+@pytest.mark.parametrize("letters", [Letters([]), Letters([1, 2], gone_at=2)], ids=["at work", "being told"])
+def test_a_rank_that_dies_at_the_end_takes_nothing_with_it(letters):
+    desk, _ = opened(letters)
+    desk.start(task("a", 0))
+    desk.dismiss("last")
+    assert letters.met == 0
