@@ -19,6 +19,7 @@ from insitu.compress.topk import TopK
 from insitu.core import events, wire
 from insitu.core.errors import ClientError
 from insitu.engines.auto import Auto
+from insitu.engines.https import Https
 from insitu.engines.inline import Inline
 from insitu.engines.processes import Processes
 from insitu.learners.numpy import LogisticLearner
@@ -192,6 +193,14 @@ def test_auto_takes_workers_from_the_start():
     assert result.choices["engine"] == "auto"
     assert result.choices["workers"] >= 1
     assert far(flat(result), flat(run(plan(), Inline(), 3)[0])) > 0
+
+
+def test_sites_are_no_workers():
+    """The engine that is opened inside a coordinator says so, and what to use."""
+    https = Https(object(), "run", {}, {}, lambda call: call)
+    assert "use engine='processes' or 'spmd'" in https.refuses(plan(buffered=Buffered(size=1, clock="real")))
+    assert "buffered is for simulations" in https.refuses(plan(buffered=Buffered(size=1)))
+    assert https.refuses(plan()) is None
 
 
 def test_workers_are_no_more_than_can_be_at_work(monkeypatch):
