@@ -9,13 +9,26 @@ from typing import Any
 
 import numpy as np
 
-from insitu.core import spans, tree
+from insitu.core import checks, spans, tree
 from insitu.core.errors import DataError, PlanError
 from insitu.core.events import Event
 from insitu.core.protocols import Answering, Engine, Store
 from insitu.core.types import Client, Data, Elsewhere, Population
 from insitu.names import find
 from insitu.rounds.plan import Plan
+
+
+def check_arguments(plan: Any, clients: Any, rounds: Any, seed: Any) -> None:
+    """Raises PlanError where one is not what it should be."""
+    if not isinstance(plan, Plan):
+        raise PlanError(f"{plan!r} is not a plan: give insitu.Plan(FedAvg(…), learner=…)")
+    if not hasattr(clients, "at"):
+        raise PlanError(
+            f"clients={type(clients).__name__} are not clients: make them with Clients.from_arrays(x, y, …)"
+        )
+    checks.count(rounds=rounds)
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise PlanError(f"Expected seed={seed!r} to be a whole number")
 
 
 def evaluation_data(plan: Plan, evaluate: Any) -> Data | None:

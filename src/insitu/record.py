@@ -1,4 +1,4 @@
-"""The record of a run: what is written down of it, and whether a run may go on from it."""
+"""The record of a run: what is written down of it, whether a run may go on from it, and where."""
 
 from __future__ import annotations
 
@@ -8,9 +8,17 @@ import time
 from importlib import metadata
 from typing import Any
 
+from insitu.core import events
 from insitu.core.errors import ResumeError
-from insitu.core.protocols import Store
+from insitu.core.protocols import Checkpoint, Store
+from insitu.core.types import Variables
+from insitu.history import History
+from insitu.rounds.plan import Plan
+from insitu.rounds.server import Model
 from insitu.version import __version__
+
+HISTORY = (events.RoundCommitted, events.Evaluated, events.WireBytes)
+"""The events that make up the history."""
 
 
 def new_id() -> str:
@@ -40,6 +48,25 @@ def matching(store: Store, resume: str, now: dict[str, Any]) -> dict[str, Any]:
         what = "; ".join(changed) or "the learner's first parameters differ"
         raise ResumeError(f"run {record['id']} was made by another plan ({what}): give the same plan, or start anew")
     return record
+
+
+def restored(
+    plan: Plan, store: Store | None, run: str, start: Variables | None, checkpoint: Checkpoint | None,
+    history: History, *, resumed: bool,
+) -> Model:  # fmt: skip
+    """The model that a run goes on from, and the history so far; the first one, out of ``start``, where it is new."""
+    if store is None:
+        return Model(0, plan.algorithm.init(start))
+    if checkpoint is None:
+        if resumed:
+            store.rewind(run, 0)
+        store.flush()
+        return Model(0, plan.algorithm.init(start))
+    store.rewind(run, checkpoint.round)
+    for event in store.events(run, kinds=[kind.__name__ for kind in HISTORY]):
+        history.take(event)
+    aside: Any = checkpoint.stages
+    return Model(checkpoint.round, checkpoint.state, dict(aside["stages"]), dict(aside["pending"]))
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:

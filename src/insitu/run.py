@@ -10,26 +10,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from insitu.core import checks, events, spans
-from insitu.core.errors import Halted, PlanError, ResumeError, RoundError, StoreError
+from insitu.core.errors import Halted, ResumeError, RoundError, StoreError
 from insitu.core.protocols import Answering, Checkpoint, Engine, Session, Setting, Store, Waits
 from insitu.core.types import Data, Population
 from insitu.history import History
-from insitu.inputs import check_clients, chosen_engine, evaluation_data, opened_store, usual_observers
+from insitu.inputs import check_arguments, check_clients, chosen_engine, evaluation_data, opened_store, usual_observers
 from insitu.interrupt import Interrupt
-from insitu.record import matching, new_id, versions
+from insitu.record import HISTORY, matching, new_id, restored, versions
+from insitu.replay import arrivals
 from insitu.result import Result
 from insitu.rounds import evaluate as measuring
+from insitu.rounds.arrivals import Record
 from insitu.rounds.memory import Memories, usual_budget
 from insitu.rounds.plan import Plan
 from insitu.rounds.server import Model, Outcome, Server
 from insitu.seals import Seals
-from insitu.together import compare, going_on, unfinished
-
-HISTORY = (events.RoundCommitted, events.Evaluated, events.WireBytes)
-"""The events that make up the history."""
+from insitu.together import compare, dismiss, followed, going_on, unfinished
 
 
 def run(
@@ -47,6 +44,7 @@ def run(
     memory_budget: int | str | None = None,
     id: str | None = None,
     stop: Callable[[], bool] | None = None,
+    replay: str | None = None,
 ) -> Result:
     """Trains by a plan on clients' data, and returns the result.
 
@@ -63,19 +61,13 @@ def run(
                     personal layers) is in memory up to it, in a temporary file beyond; None: a quarter of the memory
     id              what a new run is called; None: the time and four random digits
     stop            asked before every round: where it says True, the run stops there as after Ctrl-C
+    replay          the id of a run in the store whose rounds were in real time: the same clients arrive in each round,
+                    from the same versions, which gives the same bits; a new run is made of it
 
     Raises PlanError, DataError, ResumeError, StoreError, or RoundError when rounds keep missing their quorum. Ctrl-C
     stops after the present round (the result's status is then "stopped"); a second one stops at once.
     """
-    if not isinstance(plan, Plan):
-        raise PlanError(f"{plan!r} is not a plan: give insitu.Plan(FedAvg(…), learner=…)")
-    if not hasattr(clients, "at"):
-        raise PlanError(
-            f"clients={type(clients).__name__} are not clients: make them with Clients.from_arrays(x, y, …)"
-        )
-    checks.count(rounds=rounds)
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-        raise PlanError(f"Expected seed={seed!r} to be a whole number")
+    check_arguments(plan, clients, rounds, seed)
     if evaluate_every is not None:
         plan = replace(plan, evaluate_every=evaluate_every)
     budget = usual_budget() if memory_budget is None else checks.size(memory_budget=memory_budget)
@@ -89,7 +81,7 @@ def run(
     if ranks and ranks.rank:
         store, observers = None, []  # rank 0 keeps the store, and says what there is to say
     with Interrupt() as interrupt, opened_store(store) as opened:
-        return _Loop(plan, clients, rounds, int(seed), test, interrupt, budget, id, stop).go(
+        return _Loop(plan, clients, rounds, int(seed), test, interrupt, budget, id, stop, replay).go(
             engine, opened, observers, resume
         )
 
@@ -105,6 +97,7 @@ class _Loop:
     budget: int
     new_id: str | None = None
     stop: Callable[[], bool] | None = None
+    replay: str | None = None
 
     def go(self, engine: Any, store: Store | None, observers: Any, resume: str | None) -> Result:
         self.history, self.store, self._wanted = History(), store, False
@@ -120,6 +113,7 @@ class _Loop:
         if resume is not None and store is None and not self._follows():
             raise ResumeError(f"resume={resume!r} needs the store that holds the run: give store=…")
         record = None if resume is None or store is None else matching(store, resume, self._record(digest))
+        arrived = self._arrivals(record, digest)
         engine = chosen_engine(engine, self.plan, len(self.clients), record)
         self.id = record["id"] if record else self.new_id or new_id()
         self._seals = Seals(self.id, store)
@@ -139,7 +133,7 @@ class _Loop:
             choices = {"engine": engine.part_name(), **session.choices}
             if store and not record:
                 self._create(store, digest, engine, session)
-            model = self._restored(start, checkpoint, resumed=record is not None)
+            model = restored(self.plan, store, self.id, start, checkpoint, self.history, resumed=record is not None)
             if self.ranks:
                 model = going_on(self.ranks, model, self.history)
             self._emit(
@@ -149,11 +143,10 @@ class _Loop:
                 )
             )  # fmt: skip
             self._started = True
-            for notice in self._pending:
-                self._emit(notice)
+            self._flush_notices()
             if store and record:
                 store.update(self.id, rounds=self.rounds, engine=engine.config(), choices=session.choices)
-            server = self._server(session, memories)
+            server = self._server(session, memories, model, arrived)
             first = [model]
             del start, checkpoint, model  # they would take their room for as long as the run goes on
             return self._train(server, first.pop(), choices, engine)
@@ -167,28 +160,21 @@ class _Loop:
                 with spans.span("store", "flush"):
                     store.flush()
 
+    def _arrivals(self, record: dict[str, Any] | None, digest: str) -> Record | None:
+        """What is to be replayed: as it was given, or as a run that is gone on with was made of it."""
+        self.replay = self.replay or (record or {}).get("replay")
+        return None if self._follows() else arrivals(self.plan, self.store, self.replay, self._record(digest))
+
     def _create(self, store: Store, digest: str, engine: Engine, session: Session) -> None:
         chosen = {"engine": engine.config(), "choices": session.choices}
         with spans.span("store", "create"):
             store.create(self.id, {**self._record(digest), **chosen})
 
-    def _restored(self, start: Any, checkpoint: Checkpoint | None, *, resumed: bool) -> Model:
-        if self.store is None:
-            return Model(0, self.plan.algorithm.init(start))
-        if checkpoint is None:
-            if resumed:
-                self.store.rewind(self.id, 0)
-            self.store.flush()
-            return Model(0, self.plan.algorithm.init(start))
-        self.store.rewind(self.id, checkpoint.round)
-        for event in self.store.events(self.id, kinds=[kind.__name__ for kind in HISTORY]):
-            self.history.take(event)
-        aside = checkpoint.stages
-        return Model(checkpoint.round, checkpoint.state, dict(aside["stages"]), dict(aside["pending"]))
-
     def _train(self, server: Server, model: Model, choices: dict[str, Any], engine: Engine) -> Result:
         began, status = time.monotonic(), "finished"
-        while model.version < self.rounds:
+        if (ended := followed(server.session, self.history, self._is_wanted)) is not None:
+            model, status = ended
+        while ended is None and model.version < self.rounds:
             if self._is_wanted() if self.ranks is None else self._wanted:
                 status = "stopped"
                 break
@@ -203,6 +189,7 @@ class _Loop:
             with spans.span("store", "finish"):
                 self.store.update(self.id, status=status, choices=server.session.choices)
                 self.store.flush()
+        dismiss(server.session, model, status, self.history)
         return Result(
             self.id, status, model.version, self.history, {**choices, **server.session.choices}, self.plan,
             self.seed, model.state, server.memories, self.clients, engine,
@@ -238,6 +225,8 @@ class _Loop:
         before, model, down = model, outcome.model, outcome.bytes_down
         names, rows = measuring.rows(outcome.reports)
         self._emit(events.UpdatesArrived(self.id, model.version, names, rows, down))
+        if outcome.arrivals:
+            self._emit(events.Arrivals(self.id, model.version, outcome.arrivals))
         self._emit(
             events.RoundCommitted(
                 self.id, model.version, len(outcome.reports), len(outcome.failures), seconds,
@@ -273,11 +262,14 @@ class _Loop:
         """Whether this is a rank that learns from rank 0 where to go on."""
         return self.ranks is not None and self.ranks.rank > 0
 
-    def _server(self, session: Session, memories: Memories) -> Server:
+    def _server(self, session: Session, memories: Memories, model: Model, record: Record | None) -> Server:
         clock = self.ranks.clock if self.ranks else time.monotonic
         if isinstance(session, Waits):
             clock = session.clock
-        return Server(self.id, self.plan, session, self.clients, memories, self.seed, clock, self._asked)
+        at_work = model.pending if self.plan.buffered is not None and self.plan.buffered.real else {}
+        return Server(
+            self.id, self.plan, session, self.clients, memories, self.seed, clock, self._asked, at_work, record
+        )
 
     def _asked(self, round: int, asked: int) -> None:
         self._emit(events.RoundStarted(self.id, round, asked))
@@ -322,6 +314,10 @@ class _Loop:
                     warnings.simplefilter("always")
                     warnings.warn(f"observer {observer!r} failed and is left out from here on: {error!r}", stacklevel=2)
 
+    def _flush_notices(self) -> None:
+        for notice in self._pending:
+            self._emit(notice)
+
     def _notice(self, text: str) -> None:
         notice = events.Notice(self.id, len(self.history), text)
         if self._started:
@@ -338,6 +334,7 @@ class _Loop:
             "clients": len(self.clients),
             "versions": versions(),
             "launch": (self.ranks.launch() or (None,))[0] if self.ranks else None,
+            **({"replay": self.replay} if self.replay else {}),
         }
 
     def _how_to_resume(self) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 
 from insitu.core import arrays, tree, wire
-from insitu.core.protocols import Ranks, Store
+from insitu.core.protocols import Led, Ranks, Session, Store
 from insitu.core.types import Client, Population, Variables
 from insitu.history import History
 from insitu.rounds.plan import Plan
@@ -59,6 +59,22 @@ def going_on(ranks: Ranks, model: Model, history: History) -> Model:
     if ranks.rank:
         history.restore(rows)
     return Model(version, state, stages, pending)
+
+
+def followed(session: Session, history: History, wanted: Callable[[], bool]) -> tuple[Model, str] | None:
+    """The last model and the status of a run that another rank led and this one worked for; None where it leads."""
+    last: Any = session.follow(wanted) if isinstance(session, Led) else None
+    if last is None:
+        return None
+    version, state, stages, rows, status = last
+    history.restore(rows)
+    return Model(version, state, stages), status
+
+
+def dismiss(session: Session, model: Model, status: str, history: History) -> None:
+    """Tells the ranks that worked for this one how the run ended; they return what this one does."""
+    if isinstance(session, Led):
+        session.dismiss([model.version, model.state, model.stages, [dict(row) for row in history], status])
 
 
 def _flat(config: Any, path: str = "") -> list[tuple[str, Any]]:

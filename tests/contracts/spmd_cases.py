@@ -136,6 +136,9 @@ CASES: dict[str, Callable[[Any], dict[str, Any]]] = {
     ),
     "in-a-world": partial(fedavg, world=insitu.rounds.world.World(speed=100.0), policy=insitu.Policy(quorum=0.5)),
     "buffered": partial(fedavg, buffered=insitu.rounds.buffered.Buffered(3, concurrency=5)),
+    "in-real-time": partial(
+        method, Scaffold, torch.float64, buffered=insitu.rounds.buffered.Buffered(8, bound=0, clock="real")
+    ),
     "a-bad-client": a_bad_client,
     "wide-1000": partial(wide, 1000),
     "wide-3000": partial(wide, 3000),

@@ -127,6 +127,15 @@ def test_every_client_remembers_somewhere(outputs, case, world):
 
 
 @pytest.mark.parametrize("world", WORLDS)
+def test_in_real_time_clients_compute_what_inline_computes(outputs, world):
+    """To the bit, and rank 0 has all memories."""
+    found, expected = told(outputs(world), "in-real-time", 0), meant("in-real-time")
+    assert found["state"] == expected["state"]
+    assert wire.digest(found["memories"]) == wire.digest(expected["memories"])
+    assert told(outputs(world), "in-real-time", world - 1)["memories"] == {}
+
+
+@pytest.mark.parametrize("world", WORLDS)
 def test_the_sum_goes_once_up_and_once_down(outputs, world):
     """To the byte: 2000 features more are 16,000 bytes more, for ranks at the ends once and for others twice."""
     small, large = (told(outputs(world), f"wide-{n}", 0) for n in (1000, 3000))

@@ -132,6 +132,43 @@ def test_whoever_is_gone_is_named_on_every_rank(watched, gone):
         assert "its process is gone" in text
 
 
+def test_letters_are_taken_in_the_order_in_which_they_come(watched):
+    watches = watched(3, 20)
+    watches[2].tell(0)
+    assert watches[0].letter("testing") == 2
+    watches[1].tell(0)
+    assert watches[0].letter("testing") == 1
+    watches[0].call(2, True)
+    watches[0].call(1, False)
+    assert watches[2].called("testing") is True
+    assert watches[1].called("testing") is False
+    watches[0].tell(2)
+    assert watches[2].letter("testing") == 0
+
+
+@pytest.mark.parametrize("gone", [1, 2])
+def test_whoever_waits_for_a_letter_hears_who_is_gone(watched, gone):
+    """Of whatever rank, though another's letter has come: the run ends."""
+    watches = watched(3, 20)
+    watches[3 - gone].tell(0)
+    watches[gone].leave("ValueError: no labels")
+    deadline = time.monotonic() + 10
+    while not all(gone in watches[rank].gone for rank in (0, 3 - gone)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for rank in (0, 3 - gone):
+        with pytest.raises(EngineError, match=f"rank {gone} of 3 is missing while testing: ValueError: no labels"):
+            watches[rank].letter("testing")
+    with pytest.raises(EngineError, match="rank"):
+        watches[3 - gone].called("testing")
+
+
+def test_whoever_has_left_waits_for_no_letter(watched):
+    watches = watched(2, 20)
+    watches[0].leave("")
+    with pytest.raises(EngineError, match="this rank has left the others, so there is no testing"):
+        watches[0].letter("testing")
+
+
 def test_why_somebody_left_is_passed_on(watched):
     watches = watched(3, 20)
     watches[2].leave("DataError: client 'x' has no labels")

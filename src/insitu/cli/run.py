@@ -31,6 +31,9 @@ def run(
     rounds: Annotated[int | None, typer.Option(help="Rounds in all (run.rounds)")] = None,
     store: Annotated[Path | None, typer.Option(help="The store's file (run.store)")] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run: its id, or `last`.")] = None,
+    replay: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Do a run in real time over again, to the bit: its id, or `last`.")
+    ] = None,
     memory_budget: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Client memories held in memory, as 512MB (run.memory_budget)")
     ] = None,
@@ -56,10 +59,12 @@ def run(
     end_with_the_launcher()
     ranks = _ranks(file, given)
     if ranks and ranks.rank:
-        _follow(ranks, file, given, resume)
+        _follow(ranks, file, given, resume or replay)
         return
-    config, given, whole_id = _config(file, given, resume)
-    if ranks and resume:
+    if resume and replay:
+        raise ResumeError(f"--resume {resume} goes on with a replay by itself, if it is one: leave --replay out")
+    config, given, whole_id = _config(file, given, resume or replay, "--resume" if resume else "--replay")
+    if ranks and whole_id:
         ranks.first(given, "learning what a run was started with")
     built = config.build()
     profile = Profile() if profiled or trace else None
@@ -68,8 +73,8 @@ def run(
             watched.enter_context(profile)
         observers = [_keeper(config, given, opened), progress, *_logs(events_file)]
         result = execute(
-            built.plan, built.clients, evaluate=built.evaluate, observers=observers, resume=whole_id,
-            **{**built.options, "store": opened},
+            built.plan, built.clients, evaluate=built.evaluate, observers=observers,
+            **{"replay" if replay else "resume": whole_id}, **{**built.options, "store": opened},
         )  # fmt: skip
     typer.echo(_summary(result, built.options["rounds"]))
     if profile is not None:
@@ -86,12 +91,12 @@ def _ranks(file: Path, given: list[str]) -> Ranks | None:
     return None if engine is None else engine.ranks()
 
 
-def _follow(ranks: Ranks, file: Path, given: list[str], resume: str | None) -> None:
+def _follow(ranks: Ranks, file: Path, given: list[str], earlier: str | None) -> None:
     """The part of a rank other than 0: it has no store and says nothing, unless something goes wrong."""
     from insitu.config import load
     from insitu.run import run as execute
 
-    if resume is not None:
+    if earlier is not None:
         given = ranks.first(None, "learning what a run was started with")
     built = load(file, given).build()
     options = {**built.options, "store": None}
@@ -100,18 +105,21 @@ def _follow(ranks: Ranks, file: Path, given: list[str], resume: str | None) -> N
         raise typer.Exit(INTERRUPTED)
 
 
-def _config(file: Path, given: list[str], resume: str | None) -> tuple[Config, list[str], str | None]:
-    """The configuration with all changes; the changes a resumed run was started with come before those given now."""
+def _config(file: Path, given: list[str], earlier: str | None, option: str) -> tuple[Config, list[str], str | None]:
+    """The configuration with all changes; those that an ``earlier`` run was started with come before those given now.
+
+    ``option`` is the one that named it.
+    """
     from insitu.config import load
 
     config = load(file, given)
-    if resume is None:
+    if earlier is None:
         return config, given, None
     path = config.store()
     if path is None:
-        raise ResumeError(f"--resume {resume} needs the store that holds the run: give --store FILE, or run.store")
+        raise ResumeError(f"{option} {earlier} needs the store that holds the run: give --store FILE, or run.store")
     with stores.existing(path) as opened:
-        whole_id = stores.full_id(opened, resume)
+        whole_id = stores.full_id(opened, earlier)
         given = [*opened.record(whole_id).get("changes", []), *given]
     return load(file, given), given, whole_id
 

@@ -61,6 +61,17 @@ class UpdatesArrived(Event):
 
 
 @dataclass(frozen=True)
+class Arrivals(Event):
+    """Who filled an asynchronous round in real time: what a replay of the run goes by.
+
+    rows  a list an answer, in the order of arrival: the client's id, its place in the population, the version that it
+          started from, and the seconds from its start to its arrival
+    """
+
+    rows: list[list[Any]]
+
+
+@dataclass(frozen=True)
 class ClientFailed(Event):
     """A client's work failed; the round goes on without it."""
 

@@ -385,6 +385,43 @@ class Session(Protocol):
 
 
 @runtime_checkable
+class Asynchronous(Protocol):
+    """A session whose clients can work at their own pace, in real time, beside calls of ``run``.
+
+    What a client computes is what ``inline`` computes, so that the record of who arrived when says all there is to say.
+    """
+
+    @property
+    def seats(self) -> int:
+        """Clients that can be at work at the same time; those that are started beyond wait for a seat."""
+        ...
+
+    def start(self, task: Task) -> None:
+        """The task's client is to set to work; returns before it has done it. No other at work has this ``index``."""
+        ...
+
+    def arrived(self) -> Answer | Failure:
+        """What the next client to finish tells, whichever that is; waits for it. Everyone started arrives once."""
+        ...
+
+
+@runtime_checkable
+class Led(Protocol):
+    """A session of several processes of which, for some plans, one leads the run and the others only work for it."""
+
+    def follow(self, wanted: Callable[[], bool]) -> Tree | None:
+        """Works until the leader ends the run, and returns what it says then; None where this process is not led.
+
+        ``wanted`` says whether somebody here wants the run to stop, which the leader is told with the next answer.
+        """
+        ...
+
+    def dismiss(self, last: Tree) -> None:
+        """The leader's last word, which the others' ``follow`` returns; nothing where nobody is led."""
+        ...
+
+
+@runtime_checkable
 class Waits(Protocol):
     """A session that waits for clients of their own will, judges by the plan's policy when a call of ``run`` is
     complete, and keeps what they told: a federation's."""

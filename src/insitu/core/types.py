@@ -189,12 +189,14 @@ class Answer:
     """One client's update with the task it answers and the client's new memory.
 
     ``stored``: the update's arrays are :class:`~insitu.core.stored.Stored`, for a Reduce that adds such.
+    ``late`` is what its change is multiplied by when it is folded in: in real time its age is known only then.
     """
 
     task: Task
     update: Update
     memory: Tree | None = None
     stored: bool = False
+    late: float = 1.0
 
     def report(self) -> Report:
         """The answer without its value."""

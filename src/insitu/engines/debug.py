@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -30,27 +31,39 @@ class Debug(Engine):
 class DebugSession:
     """Works tasks off in their order, remembering what it is doing."""
 
+    seats = 1
+
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
+        self._started: deque[Task] = deque()
         self.choices: dict[str, Any] = {}
         self._doing = ""
         self._inputs: Any = {}
 
     def run(self, work: Iterable[Task]) -> Iterator[Answer | Folded | Failure]:
         for task in work:
-            self._doing, self._inputs = "loading its data", {}
-            try:
-                client = self.setting.clients.at(task.place)
-                told = self._work(task, client)
-            except Exception as error:
-                raise ClientError(
-                    f"client {task.client!r}, round {task.round}, {self._doing}: {type(error).__name__}: {error}\n"
-                    f"inputs: {describe(self._inputs)}"
-                ) from error
-            yield told
+            yield self._one(task)
+
+    def start(self, task: Task) -> None:
+        """Its turn comes after those that were started before."""
+        self._started.append(task)
+
+    def arrived(self) -> Answer | Failure:
+        """Works the oldest off."""
+        return self._one(self._started.popleft())
 
     def close(self) -> None:
         """Nothing was started."""
+
+    def _one(self, task: Task) -> Answer:
+        self._doing, self._inputs = "loading its data", {}
+        try:
+            return self._work(task, self.setting.clients.at(task.place))
+        except Exception as error:
+            raise ClientError(
+                f"client {task.client!r}, round {task.round}, {self._doing}: {type(error).__name__}: {error}\n"
+                f"inputs: {describe(self._inputs)}"
+            ) from error
 
     def _work(self, task: Task, client: Client) -> Answer:
         plan, memory = self.setting.plan, self.setting.memories.get(task.client)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from insitu.core import spans
-from insitu.core.protocols import Engine, Setting
+from insitu.core.protocols import Engine, Session, Setting
 from insitu.core.types import Answer, Failure, Folded, Task
 from insitu.rounds.client import failure, work
 
@@ -26,13 +27,24 @@ class Inline(Engine):
 class InlineSession:
     """Works tasks off in their order."""
 
+    seats = 1
+
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
         self.choices: dict[str, Any] = {}
+        self._started: deque[Task] = deque()
 
     def run(self, work: Iterable[Task]) -> Iterator[Answer | Folded | Failure]:
         for task in work:
             yield attempt(self.setting, task)
+
+    def start(self, task: Task) -> None:
+        """Its turn comes after those that were started before."""
+        self._started.append(task)
+
+    def arrived(self) -> Answer | Failure:
+        """Works the oldest off: here, who starts first arrives first."""
+        return attempt(self.setting, self._started.popleft())
 
     def close(self) -> None:
         """Nothing was started."""
@@ -47,3 +59,12 @@ def attempt(setting: Setting, task: Task) -> Answer | Failure:
             return work(setting.plan, task, client, setting.memories.get(task.client))
     except Exception as error:
         return failure(task, error)
+
+
+def alone(session: Session, setting: Setting, task: Task, device: str) -> Answer | Failure:
+    """One task on one client by itself: as inline does it on the CPU, so with the same bits; elsewhere by a lane."""
+    if device == "cpu":
+        return attempt(setting, task)
+    (told,) = session.run([task])
+    assert not isinstance(told, Folded)
+    return told

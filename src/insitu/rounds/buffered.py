@@ -3,7 +3,8 @@
 Clients are never waited for: as soon as one has answered, another starts from the newest model, and every K answers
 make a new model. Time is simulated: how long a client takes is a function of the seeds and the plan's world, so an
 asynchronous run has the same answer on every engine, and resumes bit for bit. What a client computes does not depend on
-when it is computed, so its work is done when its answer is due.
+when it is computed, so its work is done when its answer is due. In real time (``clock="real"``) it is the workers who
+decide: :mod:`insitu.rounds.arrivals`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -43,11 +44,13 @@ class Buffered(Part):
     staleness    a, how fast old answers lose weight; 0: not at all
     bound        s, how many tasks a client may be ahead of the slowest of all clients: who is further ahead waits.
                  None: nobody waits
+    clock        "simulated", or "real": whoever is really faster answers more often, on engines with workers
+                 (``processes``, ``spmd``), which are all at work unless ``concurrency`` is given
 
-    How long a client takes is the plan's ``world``; without one a device trains on a log-normal number of examples a
-    second (median 1, σ 0.5), and links take no time. The history's ``clock`` is the simulated time of a commit,
-    ``staleness`` the mean τ of its answers, and with a bound ``lead`` the tasks that the fastest client has done more
-    than the slowest, at most s + 1.
+    On the simulated clock, how long a client takes is the plan's ``world``; without one a device trains on a log-normal
+    number of examples a second (median 1, σ 0.5), and links take no time. The history's ``clock`` is the time of a
+    commit since the run began, ``staleness`` the mean τ of its answers, and with a bound ``lead`` the tasks that the
+    fastest client has done more than the slowest, at most s + 1.
 
     A parameter server is ``size=1``, every worker at work: asynchronous without a bound, stale-synchronous with one.
     With ``bound=0`` all wait for all, and where a round takes all answers that is an ordinary, synchronous round.
@@ -62,6 +65,7 @@ class Buffered(Part):
     concurrency: int | None = None
     staleness: float = 0.5
     bound: int | None = None
+    clock: Literal["simulated", "real"] = "simulated"
 
     @classmethod
     def part_name(cls) -> str:
@@ -77,9 +81,19 @@ class Buffered(Part):
         checks.not_negative(staleness=self.staleness)
         if self.bound is not None and self.bound != 0:
             checks.count(bound=self.bound)
+        checks.one_of(("simulated", "real"), clock=self.clock)
+
+    def config(self) -> dict[str, Any]:
+        """What is as usual and came later is left out, so that older runs can still be resumed."""
+        return {k: v for k, v in super().config().items() if (k, v) != ("clock", "simulated")}
+
+    @property
+    def real(self) -> bool:
+        """Whether time is real."""
+        return self.clock == "real"
 
     def at_work(self, population: int) -> int:
-        """Clients at work at any time, of so many."""
+        """Clients at work at any time, of so many, on the simulated clock."""
         return self.concurrency or (2 * self.size if self.bound is None else population)
 
     def discount(self, age: int) -> float:
@@ -156,11 +170,10 @@ def next_arrivals(plan: Plan, sky: Sky, version: int, message: Any, down: int, c
     """
     assert plan.buffered is not None
     size, population = plan.buffered.size, len(crowd.clients)
-    if size > population:
-        raise PlanError(f"{population} clients cannot fill a buffer of size={size}: use Buffered({population})")
+    check_size(size, population)
     tower = _Tower(plan, crowd, down, down if sky.bytes_up is None else sky.bytes_up)
     wanted = min(plan.buffered.at_work(population), population)
-    pace = _Pace(plan.buffered.bound, population, sky.done)
+    pace = Pace(plan.buffered.bound, population, sky.done)
     heap, clock, started = list(sky.flights), sky.clock, sky.started
     heapq.heapify(heap)
     busy = {flight.place for flight in heap}
@@ -208,7 +221,13 @@ def next_arrivals(plan: Plan, sky: Sky, version: int, message: Any, down: int, c
     return Landed(arrived, after, messages, measures)
 
 
-class _Pace:
+def check_size(size: int, population: int) -> None:
+    """Raises PlanError where there are not as many clients as answers in a round: each answers once in it."""
+    if size > population:
+        raise PlanError(f"{population} clients cannot fill a buffer of size={size}: use Buffered({population})")
+
+
+class Pace:
     """How many tasks each client has done, where a bound keeps the fast from running away from the slow."""
 
     def __init__(self, bound: int | None, population: int, done: tuple[int, ...]) -> None:

@@ -9,9 +9,10 @@ is one accumulator.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
-from insitu.core import spans
+from insitu.core import spans, tree
 from insitu.core.errors import UpdateError
 from insitu.core.types import Answer, Context, Failure, Folded, Report
 from insitu.rounds.client import failure
@@ -27,6 +28,8 @@ def fold_in(plan: Plan, accumulator: Any, answer: Answer) -> Any:
         if stage.decodes == "each" and answer.task.kind == "train":
             context = Context(answer.task.round, 0, seed=answer.task.seed, client=answer.task.client)
             update = stage.decode_each(update, context)
+    if answer.late != 1:
+        update = replace(update, value={**update.value, "shared": tree.scale(update.value["shared"], answer.late)})
     return plan.reduce.add(accumulator, update, answer.task.client)
 
 

@@ -190,10 +190,26 @@ class Plan:
                 f" {_name(self.learner)} tells none: use FedAvg, FedProx, Scaffold or FedSGD with a learner that has"
                 " gradients, or leave buffered out"
             )
+        if self.buffered.real:
+            self._check_real_time()
         if self.cohort != Everyone() or self.policy.over_select or self.policy.deadline:
             raise PlanError(
                 "buffered rounds draw their clients one by one and wait for nobody: leave cohort, over_select and"
                 " deadline out, and say Buffered(size=…, concurrency=…)"
+            )
+
+    def _check_real_time(self) -> None:
+        assert self.buffered is not None
+        if self.world is not None:
+            raise PlanError(
+                'a world says how long simulated clients take, and with clock="real" they take as long as they take:'
+                " leave world out, or the clock"
+            )
+        hidden = [stage for stage in self.stages if stage.decodes == "sum"]
+        if hidden and self.buffered.staleness:
+            raise PlanError(
+                f'with clock="real" an answer is discounted by its age when it has arrived, where {_name(hidden[0])}'
+                " shows the sum alone: say Buffered(…, staleness=0.0)"
             )
 
     def _check_steps(self) -> None:
@@ -242,8 +258,10 @@ class Plan:
     def stops_early(self) -> bool:
         """Whether a round may be complete before all that were asked have been heard of, so that each counts by itself.
 
-        In a world the policy has chosen before anybody starts.
+        In a world the policy has chosen before anybody starts. In real time an answer counts less the later it comes.
         """
+        if self.buffered is not None and self.buffered.real:
+            return True
         return bool(self.policy.over_select) and self.world is None
 
     def block_size(self, cohort: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,6 +15,7 @@ from insitu.core import spans, tree
 from insitu.core.protocols import Session, Stepwise, TakesSteps, Waits
 from insitu.core.types import Answer, ByClient, Context, Failure, Folded, Kind, LooksAhead, Population, Report, Task
 from insitu.rounds import virtual
+from insitu.rounds.arrivals import Record, Traffic
 from insitu.rounds.buffered import USUAL_WORLD, Buffered, Sky, next_arrivals
 from insitu.rounds.cohort import draw
 from insitu.rounds.fold import Fold
@@ -51,6 +52,8 @@ class Outcome:
     measures: dict[str, float] = field(default_factory=dict)
     spent: Model | None = None
     """The model as it was before a void round, and the simulated time after it."""
+    arrivals: list[list[Any]] = field(default_factory=list)
+    """In real time who arrived when, as the ``Arrivals`` event says it."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Heard:
     reason: str
     pending: dict[str, Any] = field(default_factory=dict)
     measures: dict[str, float] = field(default_factory=dict)
+    arrivals: list[list[Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,10 @@ class Server:
     clock: Callable[[], float] = time.monotonic
     opened: Callable[[int, int], None] = lambda round, asked: None
     """Told the round and how many clients are asked, before the first of them is."""
+    pending: Mapping[str, Any] = field(default_factory=dict)
+    """Of the model that the run goes on from: in real time, who was at work."""
+    record: Record | None = None
+    """Who is in which round, where a run in real time is replayed."""
 
     def run_round(self, model: Model, round: int, attempt: int = 0) -> Outcome:
         """One round on ``model``. ``attempt`` counts void rounds before it: each draws another cohort."""
@@ -87,7 +95,9 @@ class Server:
             return self._in_steps(self.plan.algorithm, model, round)
         message = self.plan.algorithm.ask(model.state, round)
         down = tree.nbytes(message.default if isinstance(message, ByClient) else message)
-        if self.plan.buffered is not None:
+        if self.plan.buffered is not None and self.plan.buffered.real:
+            heard = self._in_real_time(model, message, round)
+        elif self.plan.buffered is not None:
             heard = self._buffered(self.plan.buffered, model, message, round, down)
         elif self.plan.world is not None:
             heard = self._simulated(model, message, round, attempt, down)
@@ -101,7 +111,9 @@ class Server:
         with spans.span("fold", "the server's step"):
             after = self._told(model, heard, round)
         self.memories.commit({report.index for report in heard.reports})
-        return Outcome(after, heard.reports, heard.failures, asked, down, measures=heard.measures)
+        return Outcome(
+            after, heard.reports, heard.failures, asked, down, measures=heard.measures, arrivals=heard.arrivals
+        )
 
     def ask_all(self, kind: Kind, message: Any, places: Any, version: int) -> Fold:
         """One task of a kind to each of these clients, outside of training; nothing is remembered."""
@@ -270,6 +282,30 @@ class Server:
         heard = self._gather(tasks, round, np.array([task.place for task in tasks]), len(tasks))
         sky = replace(landed.sky, bytes_up=mean_bytes_up(heard.reports))
         return replace(heard, pending=sky.tree(), measures=landed.measures)
+
+    def _in_real_time(self, model: Model, message: Any, round: int) -> Heard:
+        """Asynchronously, as workers really answer; whoever is still at work goes on meanwhile."""
+        assert self.plan.buffered is not None
+        policy, fold, size = self.plan.policy, Fold(self.plan), self.plan.buffered.size
+        traffic = self._traffic
+        self.opened(round, size)
+        landed = traffic.gather(model.version, message, round)
+        opened = policy.open(len(landed.answers) + len(landed.failures), size, self.clock())
+        for _ in landed.failures:
+            opened = policy.on(opened, "failed", opened.since)
+        places = np.array([answer.task.place for answer in landed.answers], dtype=np.int64)
+        for answer in landed.answers:
+            fold.take(self._without_memory(answer))
+            opened = policy.on(opened, "arrived", opened.since)
+        accumulator, failures = fold.finish(), [*landed.failures, *fold.failures]
+        return Heard(
+            accumulator, fold.reports, failures, places, opened.effect, opened.reason, landed.pending, landed.measures,
+            landed.rows,
+        )  # fmt: skip
+
+    @cached_property
+    def _traffic(self) -> Traffic:
+        return Traffic(self.plan, self.session, self.clients, self.run, self.seed, self.pending, self.record)
 
 
 def spread(examples: np.ndarray, sizes: Sequence[int]) -> dict[int, np.ndarray]:

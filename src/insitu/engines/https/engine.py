@@ -56,6 +56,11 @@ class Https(Engine):
             )
         if self.tables is None:
             return "a plan made in Python is live objects, which do not travel: write it as a configuration file"
+        if plan.buffered is not None and plan.buffered.real:
+            return (
+                'its rounds wait for their sites, as the policy says, and clock="real" is for workers: use'
+                " engine='processes' or 'spmd', or leave buffered out and give policy a deadline and a quorum"
+            )
         for name in ("world", "buffered"):
             if getattr(plan, name) is not None:
                 return f"{name} is for simulations, and here are real sites: leave {name} out"

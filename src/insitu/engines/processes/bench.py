@@ -11,7 +11,7 @@ from typing import Any
 
 from insitu.core.protocols import Engine, Session, Setting
 from insitu.core.types import Answer, Failure, Folded, LooksAhead, Task
-from insitu.engines.inline import Inline
+from insitu.engines.inline import Inline, alone
 from insitu.engines.processes.orders import Done, Load, Order, Ready
 from insitu.rounds.fold import in_blocks
 
@@ -25,6 +25,7 @@ class Bench:
         self._setting = Setting(
             load.plan, load.clients, self._memories, load.rounds, load.seed, notify=self._notices.append
         )
+        self._device = str(load.options["device"] or "cpu")
         self._engine = self._inner(load)
         self._session = self._open(choices)
         self._message: tuple[int, Any] = (0, None)
@@ -52,6 +53,9 @@ class Bench:
         clients = self._setting.clients
         if isinstance(clients, LooksAhead):
             clients.ahead([*(task.place for task in tasks), *order.ahead])
+        if order.alone:
+            told = alone(self._session, self._setting, tasks[0], self._device)
+            return Done([_bare(told) if isinstance(told, Answer) else told], order.choices, self._said())
         items = self._gather(tasks, wanted)
         if items is None:
             self.reopen(order.choices)

@@ -53,6 +53,9 @@ class Processes(Engine):
         return ProcessesSession(setting, workers, options)
 
     def _count(self, setting: Setting) -> int:
+        buffered = setting.plan.buffered
+        if buffered is not None and buffered.real:  # one client each, at its own pace
+            return self.workers or min(usable_cores(), buffered.concurrency or len(setting.clients))
         wanted, blocks = self.workers or usable_cores(), blocks_in_a_round(setting)
         if blocks < wanted:
             setting.notify(

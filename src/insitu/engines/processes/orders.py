@@ -37,6 +37,7 @@ class Order:
              then empty. None: each task has its own
     choices  the inner engine's, as of the blocks before this one
     ahead    places of the clients of the block that is likely to come next
+    alone    whether it is one client at its own pace, whose answer is wanted whatever else is cancelled
     """
 
     tasks: Sequence[Task]
@@ -44,6 +45,7 @@ class Order:
     message: int | None
     choices: Mapping[str, Any]
     ahead: Sequence[int] = ()
+    alone: bool = False
 
 
 @dataclass(frozen=True)

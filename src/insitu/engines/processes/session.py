@@ -16,6 +16,7 @@ from insitu.engines.processes.line import Block, Line, places, told
 from insitu.engines.processes.orders import Done, Load, Order
 from insitu.engines.processes.pack import pack
 from insitu.engines.processes.pool import Pool
+from insitu.engines.processes.started import Started
 from insitu.rounds.blocks import cohort_size
 
 AHEAD = 4
@@ -37,6 +38,7 @@ class ProcessesSession:
         self._last = 0
         """The highest number of a block that was handed out."""
         self._settled = False
+        self._started = Started()
         self._pool = Pool(workers, Load(setting.plan, setting.clients, setting.rounds, setting.seed, options))
         first = self._pool.start({name: x for name, x in setting.choices.items() if name not in OWN})
         at_work = workers + (here is not None)
@@ -64,6 +66,26 @@ class ProcessesSession:
         finally:
             self._pool.cancel(self._last)
 
+    @property
+    def seats(self) -> int:
+        """The workers."""
+        return len(self._pool.hands)
+
+    def start(self, task: Task) -> None:
+        """A free worker begins at once; otherwise the next to be free."""
+        self._started.add(task)
+        self._hand_out_started()
+
+    def arrived(self) -> Answer | Failure:
+        """What the next worker to finish tells; one that died is a failure of its client."""
+        while (item := self._started.first()) is None:
+            self._hand_out_started()
+            with spans.span("idle", "workers"):
+                for number, done in self._pool.events(True):
+                    self._started.take(number, done)
+        self._hand_out_started()
+        return item
+
     def close(self) -> None:
         """Ends all workers."""
         self._pool.close()
@@ -75,7 +97,8 @@ class ProcessesSession:
     def _hear(self, line: Line, *, wait: bool) -> None:
         with spans.span("idle" if wait else "other", "workers"):
             for number, done in self._pool.events(wait):
-                line.take(number, done, self._version)
+                if not self._started.take(number, done):
+                    line.take(number, done, self._version)
 
     def _hand_out_all(self, line: Line, ahead: int) -> None:
         """A block to each worker that has no more than so many."""
@@ -107,6 +130,17 @@ class ProcessesSession:
         hand.blocks.append(block.number)
         self._last = max(self._last, block.number)
         hand.post(Frame(Tag.BLOCK, block.number, pack(order)))
+
+    def _hand_out_started(self) -> None:
+        """A client to each worker that has nothing to do."""
+        for hand, task in self._started.pairs(self._pool.free()):
+            memories = {task.client: self.setting.memories.get(task.client)}
+            (bare,), message = self._without_message(hand, [task])
+            order = Order([bare], memories, message, self._inner_choices(), alone=True)
+            number = next(self._numbers)
+            self._started.handed(number, task)
+            hand.blocks.append(number)
+            hand.post(Frame(Tag.BLOCK, number, pack(order)))
 
     def _without_message(self, hand: Hand, tasks: Sequence[Task]) -> tuple[Sequence[Task], int | None]:
         """A message that all tasks share is packed once a round, and sent once a worker and round."""

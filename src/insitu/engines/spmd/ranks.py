@@ -38,6 +38,11 @@ class Ranks:
         self._watch = watch
         self._now = time.monotonic()
         self._told = 0
+        self.serving = False
+        """Whether rank 0 runs the rounds alone, in real time: then nobody meets at the end of a round."""
+        self.stop_wanted = False
+        """Rank 0, serving: whether another rank has said that somebody wants the run to stop."""
+        self._received = [0] * world
 
     def clock(self) -> float:
         """Seconds on rank 0's clock, as of the last exchange."""
@@ -108,7 +113,11 @@ class Ranks:
         return found
 
     def settle(self, wanted: bool) -> tuple[bool, list[int]]:
-        """Whether any rank wants to stop, and the bytes that each has sent since the last call."""
+        """Whether any rank wants to stop, and the bytes that each has sent since the last call (serving: to rank 0)."""
+        if self.serving:
+            sent = [self.sent - self._told, *self._received[1:]]
+            self._told, self._received = self.sent, [0] * self.world
+            return wanted or self.stop_wanted, sent
         since, self._told = self.sent - self._told, self.sent
         told = self.gather(np.array([wanted, since]), "closing the round")
         return any(int(one[0]) for one in told), [int(one[1]) for one in told]
@@ -124,6 +133,43 @@ class Ranks:
                         f"rank {rank} was given something else than rank 0: {name} is {_shown(other)} on rank {rank}"
                         f" and {_shown(ours)} on rank 0. Start every rank with the same plan, data and versions"
                     )
+
+    # ------------------------------------------------------------ between rank 0 and one other
+
+    def letter(self, doing: str) -> int:
+        """Waits for the first rank that has something for this one. Raises EngineError where one is gone."""
+        assert self._watch is not None
+        return self._watch.letter(doing)
+
+    def hand(self, value: Any, to: int, doing: str) -> None:
+        """Rank 0: a tree to a rank that waits for one."""
+        assert self._watch is not None
+        self._watch.tell(to)
+        with self._explaining(doing):
+            self._send(value, to)
+
+    def take(self, sender: int, doing: str) -> Any:
+        """The tree of a rank whose letter has come."""
+        assert self._watch is not None
+        if self.rank == 0:
+            self._watch.call(sender, True)
+        with self._explaining(doing):
+            value, size = frames.receive(sender)
+        self._received[sender] += size
+        return value
+
+    def turn_down(self, sender: int) -> None:
+        """Rank 0: what the rank has for it is not wanted any more."""
+        assert self._watch is not None
+        self._watch.call(sender, False)
+
+    def report(self, value: Any, doing: str) -> None:
+        """Other ranks: a tree to rank 0, when it takes it; however long it does something else before."""
+        assert self._watch is not None
+        self._watch.tell(0)
+        if self._watch.called(doing):
+            with self._explaining(doing):
+                self._send(value, 0)
 
     def leave(self, why: str) -> None:
         """Tells the others that this rank ends, and why."""
@@ -142,6 +188,11 @@ class Ranks:
             yield
             return
         self.meet(doing)
+        with self._explaining(doing):
+            yield
+
+    @contextmanager
+    def _explaining(self, doing: str) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:

@@ -6,18 +6,22 @@ Every rank walks all tasks of a round and yields the same items, so that its ser
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, groupby
 from typing import Any
+
+import torch
 
 from insitu.core import tree
 from insitu.core.errors import EngineError, UpdateError
 from insitu.core.mean import Mean
 from insitu.core.protocols import Differentiable, Engine, Setting, Steps
+from insitu.core.tree import Tree
 from insitu.core.types import Answer, Failure, Folded, Report, Task
-from insitu.engines.inline import Inline
-from insitu.engines.spmd import meta, share
+from insitu.engines.inline import Inline, alone
+from insitu.engines.spmd import desk, meta, share
 from insitu.engines.spmd.homes import Homes
 from insitu.engines.spmd.ranks import Ranks
 from insitu.engines.spmd.steps import Stepper
@@ -46,16 +50,24 @@ class SpmdSession:
         self._engine = self._inner(options)
         self.inner = self._engine.open(self._inner_setting)
         self.device: str = options["device"]
+        self._kind = torch.device(self.device).type
         self._settled = "step" in given or isinstance(self._engine, Inline)
         known = setting.choices.get("seconds")
         self._seconds = list(known) if known and len(known) == ranks.world else [1.0] * ranks.world
         self._measured: list[float] = []
         self._narrow_said = False
         self._stepper: Stepper | None = None
+        buffered = setting.plan.buffered
+        self.ranks.serving = ranks.world > 1 and buffered is not None and buffered.real
+        self._desk = desk.Desk(setting, ranks)
+        self._started: deque[Task] = deque()
         self.choices: dict[str, Any] = {}
         self._choose()
 
     def run(self, work: Iterable[Task]) -> Iterator[Answer | Folded | Failure]:
+        if self.ranks.serving:  # rank 0 alone: the others are at work for it
+            yield from self.inner.run(work)
+            return
         tasks = list(work)
         if not tasks:
             return
@@ -79,6 +91,35 @@ class SpmdSession:
         busy = time.perf_counter() - began
         done = sum(loads[a:b])
         yield from self._exchanged(blocks, ends, mine, busy / done if done and not first else 0.0)
+
+    @property
+    def seats(self) -> int:
+        """The ranks that work: all but rank 0, which serves, unless it is alone."""
+        return max(1, self.ranks.world - 1)
+
+    def start(self, task: Task) -> None:
+        """On a rank that is free, or as soon as one is."""
+        if self.ranks.serving:
+            self._desk.start(task)
+        else:
+            self._started.append(task)
+
+    def arrived(self) -> Answer | Failure:
+        """What the next rank to finish tells."""
+        if self.ranks.serving:
+            return self._desk.arrived()
+        return alone(self.inner, self._inner_setting, self._started.popleft(), self._kind)
+
+    def follow(self, wanted: Callable[[], bool]) -> Tree | None:
+        """Works for rank 0 until the run ends; None on rank 0, and where all ranks run the same rounds."""
+        if not self.ranks.serving or self.ranks.rank == 0:
+            return None
+        return desk.work(self._inner_setting, self.ranks, self.inner, self.homes, self._kind, self._said, wanted)
+
+    def dismiss(self, last: Tree) -> None:
+        """The last word to those that work for this rank."""
+        if self.ranks.serving and self.ranks.rank == 0:
+            self._desk.dismiss(last)
 
     def take_steps(self, state: Any, round: int, first: int) -> Steps | None:
         """The steps of a round with DistributedDataParallel, where the model allows it; a report a rank."""
@@ -124,6 +165,7 @@ class SpmdSession:
 
     def close(self) -> None:
         """Ends the inner session; the ranks stay together for the next run."""
+        self.ranks.serving = self.ranks.stop_wanted = False
         self.inner.close()
 
     # ------------------------------------------------------------ this rank's share

@@ -14,6 +14,7 @@ import socket
 import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
 
@@ -33,6 +34,8 @@ class Say(IntEnum):
     GO = 4  # down: the number of the meeting at which all are
     GONE = 5  # down: a rank, and what became of it
     LEAVE = 6  # up: why
+    LETTER = 7  # both ways: there is something to be taken
+    CALL = 8  # down: the letter is taken now (1), or is not wanted (0)
 
 
 class Watch:
@@ -47,6 +50,8 @@ class Watch:
         self._read = {peer: bytearray() for peer in lines}
         self._at = dict.fromkeys(range(world), 0)
         self._met = 0
+        self._letters: deque[int] = deque()
+        self._calls: deque[int] = deque()
         self._changed = threading.Condition()
         self._over = False
         self._beat = min(1.0, timeout / 5)
@@ -68,6 +73,35 @@ class Watch:
                 if self.gone:
                     raise EngineError(self.missing(doing))
                 self._changed.wait(1.0)
+
+    def tell(self, peer: int) -> None:
+        """Tells a rank at the other end of a line that there is something for it to take."""
+        with self._changed:
+            self._say(peer, Say.LETTER, 0)
+
+    def letter(self, doing: str) -> int:
+        """The rank that has something for this one: the first to say so; waits for it. Raises EngineError as ``meet``
+        does, as soon as any rank is gone."""
+        return self._next(self._letters, doing)
+
+    def call(self, peer: int, wanted: bool) -> None:
+        """Rank 0: takes what the rank has for it, or does not want it."""
+        with self._changed:
+            self._say(peer, Say.CALL, int(wanted))
+
+    def called(self, doing: str) -> bool:
+        """Other ranks: waits until rank 0 takes what there is for it; whether it wants it."""
+        return bool(self._next(self._calls, doing))
+
+    def _next(self, queue: deque[int], doing: str) -> int:
+        with self._changed:
+            while not self.gone and not queue and not self._over:
+                self._changed.wait(1.0)
+            if self.gone:
+                raise EngineError(self.missing(doing))
+            if self._over:
+                raise EngineError(f"this rank has left the others, so there is no {doing}: start all of them again")
+            return queue.popleft()
 
     def missing(self, doing: str) -> str:
         """Who is gone, as a sentence."""
@@ -148,6 +182,12 @@ class Watch:
             self._go_on()
         elif said is Say.GO:
             self._met = max(self._met, number)
+            self._changed.notify_all()
+        elif said is Say.LETTER:
+            self._letters.append(peer)
+            self._changed.notify_all()
+        elif said is Say.CALL:
+            self._calls.append(number)
             self._changed.notify_all()
         elif said is Say.LEAVE:
             self._lost(peer, text)

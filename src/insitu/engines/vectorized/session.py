@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -15,7 +16,7 @@ from insitu.core import spans, tree
 from insitu.core.descent import Descent, Job
 from insitu.core.protocols import Setting
 from insitu.core.types import Answer, Client, Failure, Folded, InOnePiece, Task
-from insitu.engines.inline import attempt
+from insitu.engines.inline import alone, attempt
 from insitu.engines.vectorized.choice import settled
 from insitu.engines.vectorized.examples import Examples, Joined, Shelf, Whole, form, in_one_piece
 from insitu.engines.vectorized.lanes import Finished, Lanes
@@ -33,6 +34,8 @@ Sums = dict[int, Together]
 class VectorizedSession:
     """Takes blocks of tasks. What comes out of one depends on the block and the number of lanes, on nothing else."""
 
+    seats = 1
+
     def __init__(self, setting: Setting, choices: dict[str, Any], *, measure: bool = False) -> None:
         """``measure``: the number of lanes, and whether to compile, are found out with the first client."""
         self.setting, self.choices = setting, choices
@@ -44,6 +47,7 @@ class VectorizedSession:
         self.apart: bool = self.plan.reduce.needs == "each" or self.plan.stops_early()
         """Whether updates are passed on as they are, and not their sum."""
         self._shelf = Shelf()
+        self._started: deque[Task] = deque()
         self._checked: set[int] = set()
         """Places whose data were looked at; what lies in memory in one piece does not change."""
         # A resumed run sums with as many threads as before: another number may give other bits.
@@ -65,6 +69,14 @@ class VectorizedSession:
                 yield from (attempt(self.setting, task) for task in tasks)
             else:
                 yield from self._blocks(tasks)
+
+    def start(self, task: Task) -> None:
+        """Its turn comes after those that were started before."""
+        self._started.append(task)
+
+    def arrived(self) -> Answer | Failure:
+        """Works the oldest off: what one client alone gains from lanes is the device that they are on."""
+        return alone(self, self.setting, self._started.popleft(), self.lanes.device.type)
 
     def _settle(self, task: Task) -> None:
         """Lanes and compilation for the run, measured on its first client; where that fails, its turn will say why."""
