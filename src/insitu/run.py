@@ -17,7 +17,7 @@ from insitu.core.errors import Halted, PlanError, ResumeError, RoundError, Store
 from insitu.core.protocols import Answering, Checkpoint, Engine, Session, Setting, Store, Waits
 from insitu.core.types import Data, Population
 from insitu.history import History
-from insitu.inputs import check_clients, chosen_engine, evaluation_data, opened_store, usual_observers
+from insitu.inputs import check_clients, chosen_engine, evaluation_data, opened_store, reading, usual_observers
 from insitu.interrupt import Interrupt
 from insitu.record import matching, new_id, versions
 from insitu.result import Result
@@ -88,7 +88,7 @@ def run(
         ranks = engine.ranks() if engine else None
     if ranks and ranks.rank:
         store, observers = None, []  # rank 0 keeps the store, and says what there is to say
-    with Interrupt() as interrupt, opened_store(store) as opened:
+    with Interrupt() as interrupt, opened_store(store) as opened, reading(clients):
         return _Loop(plan, clients, rounds, int(seed), test, interrupt, budget, id, stop).go(
             engine, opened, observers, resume
         )
@@ -273,7 +273,7 @@ class _Loop:
         clock = self.ranks.clock if self.ranks else time.monotonic
         if isinstance(session, Waits):
             clock = session.clock
-        return Server(self.id, self.plan, session, self.clients, memories, self.seed, clock, self._asked)
+        return Server(self.id, self.plan, session, self.clients, memories, self.seed, clock, self._asked, self.rounds)
 
     def _asked(self, round: int, asked: int) -> None:
         self._emit(events.RoundStarted(self.id, round, asked))

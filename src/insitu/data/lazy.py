@@ -74,6 +74,9 @@ class Lazy:
             return client
         return Client(client.id, client.data.take(learn), client.data.take(held))
 
+    readers = 1
+    """Threads that load ahead: a loader was promised that no more than two call it at a time, this and who asks."""
+
     def soon(self, place: int) -> int:
         """The client will be asked for next: a loader with a method ``soon`` is told. Returns the client's bytes."""
         named = getattr(self._load, "soon", None)

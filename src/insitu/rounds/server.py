@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,8 @@ class Server:
     clock: Callable[[], float] = time.monotonic
     opened: Callable[[int, int], None] = lambda round, asked: None
     """Told the round and how many clients are asked, before the first of them is."""
+    rounds: int = 0
+    """How many there will be, where that is known: while one trains, the next one's clients may be read."""
 
     def run_round(self, model: Model, round: int, attempt: int = 0) -> Outcome:
         """One round on ``model``. ``attempt`` counts void rounds before it: each draws another cohort."""
@@ -166,10 +169,14 @@ class Server:
         return Model(round, state, stages, heard.pending)
 
     def _asked(
-        self, places: Any, kind: Kind, message: Any, version: int, round: int, first: tuple[int, int] = (0, 0)
-    ) -> Iterator[Task]:
-        """A task for each of these places, made when it is pulled; ``first`` is the first one's index and block."""
-        self._ahead(places)
+        self, places: Any, kind: Kind, message: Any, version: int, round: int, first: tuple[int, int] = (0, 0),
+        then: Iterable[int] = (),
+    ) -> Iterator[Task]:  # fmt: skip
+        """A task for each of these places, made when it is pulled; ``first`` is the first one's index and block.
+
+        ``then``: who is asked after them.
+        """
+        self._ahead(chain(places, then))
         size = self.plan.block_size(len(places))
         for i, place in enumerate(places):
             client = self.clients.id_at(int(place))
@@ -177,11 +184,22 @@ class Server:
             index, block = first[0] + i, first[1] + i // size
             yield Task(self.run, round, version, kind, client, told, self.seed, index, int(place), block)
 
-    def _answers(self, tasks: Iterable[Task]) -> Generator[Any, None, None]:
+    def _answers(self, tasks: Iterable[Task], *, goes_on: bool = False) -> Generator[Any, None, None]:
+        """``goes_on``: who is asked next has been named, and is read meanwhile."""
         try:
             yield from self.session.run(tasks)
         finally:
-            self._ahead(())
+            if not goes_on:
+                self._ahead(())
+
+    def _next_cohort(self, round: int) -> Iterator[int]:
+        """Who is asked in a round unless the one before it is void; drawn when the first of them is looked at."""
+        yield from draw(self.plan.cohort, self.plan.policy, len(self.clients), self.seed, round)[0].tolist()
+
+    def _goes_on(self, round: int) -> bool:
+        """Whether a round follows this one at once: one that clients evaluate has others read in between."""
+        every = self.plan.evaluate_every
+        return round < self.rounds and not (every and round % every == 0 and self.clients.has_holdout())
 
     def _ahead(self, places: Iterable[int]) -> None:
         if isinstance(self.clients, LooksAhead):
@@ -202,14 +220,19 @@ class Server:
         """On the real clock: a round is complete when enough have answered."""
         places, wanted = draw(self.plan.cohort, self.plan.policy, len(self.clients), self.seed, round, attempt)
         self.opened(round, len(places))
-        return self._gather(self._asked(places, "train", message, model.version, round), round, places, wanted)
+        goes_on = self._goes_on(round)
+        then = self._next_cohort(round + 1) if goes_on else ()
+        tasks = self._asked(places, "train", message, model.version, round, then=then)
+        return self._gather(tasks, round, places, wanted, goes_on=goes_on)
 
-    def _gather(self, tasks: Iterable[Task], round: int, places: np.ndarray, wanted: int) -> Heard:
+    def _gather(
+        self, tasks: Iterable[Task], round: int, places: np.ndarray, wanted: int, *, goes_on: bool = False
+    ) -> Heard:
         policy, fold = self.plan.policy, Fold(self.plan)
         if isinstance(self.session, Waits):
             self.session.expect(wanted)
         opened = policy.open(len(places), wanted, self.clock())
-        with closing(self._answers(tasks)) as answers:
+        with closing(self._answers(tasks, goes_on=goes_on)) as answers:
             for item in answers:
                 fold.take(self._without_memory(item))
                 for event in _events(item):
