@@ -13,6 +13,7 @@ from insitu.algorithms.fedavg import FedAvg
 from insitu.core.errors import RoundError
 from insitu.core.types import Client, Data, Schema
 from insitu.data import Clients
+from insitu.data.holdout import Holdout
 from insitu.data.prefetch import Prefetch
 
 X, Y = np.arange(12.0).reshape(6, 2), np.arange(6) % 2
@@ -243,7 +244,7 @@ def trained(counted, rounds, **options):
     from insitu.learners.torch import TorchLearner
 
     torch.manual_seed(1)
-    given = {"cohort": insitu.Uniform(4), **options}
+    given = {"cohort": insitu.Uniform(4), "evaluate_every": 0, **options}
     plan = insitu.Plan(FedAvg(lr=0.1, batch_size=3), TorchLearner(torch.nn.Linear(2, 2)), **given)
     result = insitu.run(plan, counted.clients, rounds=rounds, engine="inline", seed=5, store=None, observers=[counted])
     ended()
@@ -279,6 +280,16 @@ def test_a_void_round_was_read_ahead_for_nothing_and_does_no_harm():
     assert {round for round, _, _ in counted.loads} == {1, 2, 3}
     for name, value in one.variables.shared.items():
         assert value.equal(other.variables.shared[name])
+
+
+def test_before_clients_evaluate_nobody_is_read_for_the_round_after():
+    counted = Counted()
+    counted.clients._source.holdout = Holdout(0.3, 0)
+    _, plan = trained(counted, 3, evaluate_every=2, evaluate_cohort=insitu.Uniform(1))
+    asked = cohorts(plan, 3)
+    ahead = [{place for when, place, _ in counted.loads if when == round} - set(asked[round - 1]) for round in (1, 2)]
+    assert ahead[0] >= set(asked[1]) - set(asked[0])
+    assert len(ahead[1]) <= 1  # the one that evaluates
 
 
 def test_a_run_that_fails_lets_go_of_what_was_read():

@@ -100,7 +100,8 @@ class Walk:
             while not self._busy.isdisjoint(keep):
                 self._turn.wait()
             self._ended = True
-            kept = {place: found for place, found in self._ready.items() if place in keep}
+            # One that could not be loaded is tried again when its time has come.
+            kept = {place: found for place, found in self._ready.items() if place in keep and found[1] is None}
             self._ready.clear()
             self._turn.notify_all()
         return kept

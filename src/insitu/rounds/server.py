@@ -185,7 +185,7 @@ class Server:
             yield Task(self.run, round, version, kind, client, told, self.seed, index, int(place), block)
 
     def _answers(self, tasks: Iterable[Task], *, goes_on: bool = False) -> Generator[Any, None, None]:
-        """``goes_on``: who is asked next has been named, and is read meanwhile."""
+        """``goes_on``: who is asked next was named as well, and is read meanwhile."""
         try:
             yield from self.session.run(tasks)
         finally:
@@ -193,13 +193,14 @@ class Server:
                 self._ahead(())
 
     def _next_cohort(self, round: int) -> Iterator[int]:
-        """Who is asked in a round unless the one before it is void; drawn when the first of them is looked at."""
-        yield from draw(self.plan.cohort, self.plan.policy, len(self.clients), self.seed, round)[0].tolist()
+        """Who is asked after this round unless it is void, drawn when the first of them is looked at.
 
-    def _goes_on(self, round: int) -> bool:
-        """Whether a round follows this one at once: one that clients evaluate has others read in between."""
+        Nobody where clients evaluate the model in between: others are read then.
+        """
         every = self.plan.evaluate_every
-        return round < self.rounds and not (every and round % every == 0 and self.clients.has_holdout())
+        if round < self.rounds and not (every and round % every == 0 and self.clients.has_holdout()):
+            places, _ = draw(self.plan.cohort, self.plan.policy, len(self.clients), self.seed, round + 1)
+            yield from places.tolist()
 
     def _ahead(self, places: Iterable[int]) -> None:
         if isinstance(self.clients, LooksAhead):
@@ -220,10 +221,8 @@ class Server:
         """On the real clock: a round is complete when enough have answered."""
         places, wanted = draw(self.plan.cohort, self.plan.policy, len(self.clients), self.seed, round, attempt)
         self.opened(round, len(places))
-        goes_on = self._goes_on(round)
-        then = self._next_cohort(round + 1) if goes_on else ()
-        tasks = self._asked(places, "train", message, model.version, round, then=then)
-        return self._gather(tasks, round, places, wanted, goes_on=goes_on)
+        tasks = self._asked(places, "train", message, model.version, round, then=self._next_cohort(round))
+        return self._gather(tasks, round, places, wanted, goes_on=round < self.rounds)
 
     def _gather(
         self, tasks: Iterable[Task], round: int, places: np.ndarray, wanted: int, *, goes_on: bool = False
