@@ -42,7 +42,7 @@ def test_reads_that_come_in_pieces(path, monkeypatch):
 def test_what_the_system_is_told(path, monkeypatch):
     told = []
     monkeypatch.setattr(os, "posix_fadvise", lambda file, *rest: told.append(rest))
-    monkeypatch.setattr(reading, "AT_ONCE", 1000)
+    monkeypatch.setattr(reading, "NAMED", 1000)
     file = File(path)
     file.soon(100, 2500)
     next_ = os.POSIX_FADV_WILLNEED

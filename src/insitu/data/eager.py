@@ -14,10 +14,9 @@ from insitu.core.types import Client, Data, Schema
 from insitu.data import columns
 from insitu.data.holdout import Holdout
 from insitu.data.mapped import Mapped, blocks, mapped
+from insitu.data.reading import AT_ONCE
 from insitu.data.rows import Rows, run_of
 
-AT_ONCE = 4
-"""Reads that a disk is given at a time."""
 _BLOCK = 1 << 22
 """Elements of labels looked at in one go."""
 

@@ -74,8 +74,10 @@ class Lazy:
             return client
         return Client(client.id, client.data.take(learn), client.data.take(held))
 
-    readers = 1
-    """Threads that load ahead: a loader was promised that no more than two call it at a time, this and who asks."""
+    @property
+    def readers(self) -> int:
+        """Threads that load ahead: one, as a loader was promised, unless it says that it bears more."""
+        return int(getattr(self._load, "readers", 1))
 
     def soon(self, place: int) -> int:
         """The client will be asked for next: a loader with a method ``soon`` is told. Returns the client's bytes."""

@@ -25,8 +25,10 @@ import numpy as np
 
 from insitu.core.limits import allowed_memory
 
-AT_ONCE = 512 << 10
+NAMED = 512 << 10
 """Bytes named in one call: a system takes no more than about that much of a longer one."""
+AT_ONCE = 4
+"""Reads that a disk is given at a time."""
 
 POOLED = 64 << 10
 """Bytes from which memory is used again; smaller pieces are at hand with the allocator."""
@@ -134,8 +136,8 @@ class File:
         """These bytes will be read next: the disk may fetch them meanwhile, where the cache is to have them."""
         if self._goes_past(offset, size):
             return
-        for start in range(offset, offset + size, AT_ONCE):
-            self._advise(start, min(AT_ONCE, offset + size - start), "POSIX_FADV_WILLNEED")
+        for start in range(offset, offset + size, NAMED):
+            self._advise(start, min(NAMED, offset + size - start), "POSIX_FADV_WILLNEED")
 
     def _goes_past(self, offset: int, size: int) -> bool:
         """Whether these bytes are read past the cache: not a few rows here and there, of which it holds many a page."""
