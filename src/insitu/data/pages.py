@@ -1,9 +1,9 @@
 """Numbers whose bytes lie in a Parquet file as they do in memory: read as they are.
 
-Without compression and dictionary, a page of a column is a header, levels that say where something is missing or where a
-list begins, and the numbers, one behind the other, up to the page's end. Where nothing is missing and all lists are of
-one length, the levels say nothing. Arrow looks at them all the same, number by number, which takes several times as long
-as reading the page.
+Without compression and dictionary, a page of a column is a header, levels that say where something is missing or where
+a list begins, and the numbers, one behind the other, up to the page's end. Where nothing is missing and all lists are
+of one length, the levels say nothing. Arrow looks at them all the same, number by number, which takes several times as
+long as reading the page.
 """
 
 from __future__ import annotations
