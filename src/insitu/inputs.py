@@ -13,7 +13,7 @@ from insitu.core import checks, spans, tree
 from insitu.core.errors import DataError, PlanError
 from insitu.core.events import Event
 from insitu.core.protocols import Answering, Engine, Store
-from insitu.core.types import Client, Data, Elsewhere, Population
+from insitu.core.types import Client, Data, Elsewhere, LooksAhead, Population
 from insitu.names import find
 from insitu.rounds.plan import Plan
 
@@ -94,6 +94,16 @@ def opened_store(store: Any) -> Iterator[Store | None]:
         file = open_store(store)
     with closing(file) as opened:
         yield opened
+
+
+@contextmanager
+def reading(clients: Population) -> Iterator[None]:
+    """A run's time: when it ends, however it does, nobody is read ahead any more."""
+    try:
+        yield
+    finally:
+        if isinstance(clients, LooksAhead):
+            clients.ahead(())
 
 
 def usual_observers() -> list[Callable[[Event], None]]:

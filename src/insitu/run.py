@@ -15,7 +15,15 @@ from insitu.core.errors import Halted, ResumeError, RoundError, StoreError
 from insitu.core.protocols import Answering, Checkpoint, Engine, Session, Setting, Store, Waits
 from insitu.core.types import Data, Population
 from insitu.history import History
-from insitu.inputs import check_arguments, check_clients, chosen_engine, evaluation_data, opened_store, usual_observers
+from insitu.inputs import (
+    check_arguments,
+    check_clients,
+    chosen_engine,
+    evaluation_data,
+    opened_store,
+    reading,
+    usual_observers,
+)
 from insitu.interrupt import Interrupt
 from insitu.record import HISTORY, matching, new_id, restored, versions
 from insitu.replay import arrivals
@@ -80,7 +88,7 @@ def run(
         ranks = engine.ranks() if engine else None
     if ranks and ranks.rank:
         store, observers = None, []  # rank 0 keeps the store, and says what there is to say
-    with Interrupt() as interrupt, opened_store(store) as opened:
+    with Interrupt() as interrupt, opened_store(store) as opened, reading(clients):
         return _Loop(plan, clients, rounds, int(seed), test, interrupt, budget, id, stop, replay).go(
             engine, opened, observers, resume
         )
@@ -268,8 +276,9 @@ class _Loop:
             clock = session.clock
         at_work = model.pending if self.plan.buffered is not None and self.plan.buffered.real else {}
         return Server(
-            self.id, self.plan, session, self.clients, memories, self.seed, clock, self._asked, at_work, record
-        )
+            self.id, self.plan, session, self.clients, memories, self.seed, clock, self._asked, self.rounds, at_work,
+            record,
+        )  # fmt: skip
 
     def _asked(self, round: int, asked: int) -> None:
         self._emit(events.RoundStarted(self.id, round, asked))

@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 from data_cases import equal_runs
 
+import insitu
+from insitu.algorithms.fedavg import FedAvg
+from insitu.core.errors import RoundError
 from insitu.core.types import Client, Data, Schema
 from insitu.data import Clients
+from insitu.data.holdout import Holdout
 from insitu.data.prefetch import Prefetch
 
 X, Y = np.arange(12.0).reshape(6, 2), np.arange(6) % 2
@@ -73,12 +77,26 @@ def test_no_further_than_the_budget(load):
     walk = ahead._walk
     with walk._turn:
         walk._turn.wait_for(lambda: len(walk._ready) == 2, timeout=30)
-        assert (sorted(walk._ready), walk._busy) == ([1, 2], None)
+        assert (sorted(walk._ready), walk._busy) == ([1, 2], set())
     assert load.places == [0, 1, 2]
     assert ahead.at(1).id == "1"
     load.wait_for(3)
     assert [ahead.at(place).id for place in range(2, 10)] == [str(place) for place in range(2, 10)]
     assert Counter(load.places) == Counter(range(10))
+    ended()
+
+
+def test_several_threads_load_at_a_time():
+    both = threading.Barrier(2, timeout=30)
+
+    def load(place):
+        if place in (1, 2):
+            both.wait()  # nobody gets on alone
+        return Client(str(place), Data(X + place, Y))
+
+    ahead = Prefetch(load, threads=2)
+    ahead.announce(range(6))
+    assert [ahead.at(place).id for place in (0, 3, 4, 5, 1, 2)] == list("034512")
     ended()
 
 
@@ -189,3 +207,95 @@ def test_a_run_announces_and_gives_the_same_bits(engine):
     equal_runs(clients(True), clients(False), engine)
     assert "insitu prefetch" in threads
     ended()
+
+
+# ------------------------------------------------------------ from round to round
+
+
+class Counted:
+    """Clients that are loaded ahead, who loaded them, and which round it was then."""
+
+    def __init__(self, n=12):
+        self.round, self.loads, self.broken = 0, [], set()
+        self.clients = Clients.lazy(
+            range(n), self.load, [6] * n, schema=Schema((2,), np.arange(2)), prefetch=True, holdout=0.0
+        )
+
+    def load(self, i):
+        if self.round:  # the first client is looked at before the run
+            self.loads.append((self.round, i, threading.current_thread().name))
+        if (self.round, i) in self.broken:
+            raise OSError("gone")
+        return X + i, Y
+
+    def __call__(self, event):
+        if type(event).__name__ == "RoundStarted":
+            self.round = event.round
+        if type(event).__name__ in ("RoundCommitted", "RoundDiscarded"):
+            # Whoever was named for the next round is waited for, so that the test does not depend on the clock.
+            walk = self.clients._prefetch and self.clients._prefetch._walk
+            if walk is not None:
+                with walk._turn:
+                    assert walk._turn.wait_for(lambda: not walk._order and not walk._busy, timeout=30)
+
+
+def trained(counted, rounds, **options):
+    torch = pytest.importorskip("torch")
+    from insitu.learners.torch import TorchLearner
+
+    torch.manual_seed(1)
+    given = {"cohort": insitu.Uniform(4), "evaluate_every": 0, **options}
+    plan = insitu.Plan(FedAvg(lr=0.1, batch_size=3), TorchLearner(torch.nn.Linear(2, 2)), **given)
+    result = insitu.run(plan, counted.clients, rounds=rounds, engine="inline", seed=5, store=None, observers=[counted])
+    ended()
+    return result, plan
+
+
+def cohorts(plan, rounds, population=12):
+    return [plan.cohort.sample(population, 5, round).tolist() for round in range(1, rounds + 1)]
+
+
+def test_the_next_rounds_clients_are_read_while_this_one_trains():
+    counted = Counted()
+    _, plan = trained(counted, 4)
+    asked = cohorts(plan, 4)
+    # By the end of a round the next one's are there, and after the last nobody is read.
+    for round in (1, 2, 3):
+        until = [place for when, place, _ in counted.loads if when <= round]
+        # Whoever takes part in both is read again, when this round has used it.
+        assert set(until) >= set(asked[round]) - set(asked[round - 1])
+    everyone = Counter(place for _, place, _ in counted.loads)
+    everyone.subtract(Counter(place for cohort in asked for place in cohort))
+    assert not +everyone, "more was read than was used"
+    assert all(name == "insitu prefetch" for when, place, name in counted.loads if place not in asked[when - 1])
+
+
+def test_a_void_round_was_read_ahead_for_nothing_and_does_no_harm():
+    counted, alone = Counted(), Counted()
+    counted.broken = {(1, place) for place in insitu.Uniform(4).sample(12, 5, 1).tolist()}
+    alone.broken, alone.clients._prefetch = counted.broken, None
+    options = {"policy": insitu.Policy(quorum=0.25, retries=3)}
+    one, _ = trained(counted, 3, **options)
+    other, _ = trained(alone, 3, **options)
+    assert {round for round, _, _ in counted.loads} == {1, 2, 3}
+    for name, value in one.variables.shared.items():
+        assert value.equal(other.variables.shared[name])
+
+
+def test_before_clients_evaluate_nobody_is_read_for_the_round_after():
+    counted = Counted()
+    counted.clients._source.holdout = Holdout(0.3, 0)
+    _, plan = trained(counted, 3, evaluate_every=2, evaluate_cohort=insitu.Uniform(1))
+    asked = cohorts(plan, 3)
+    ahead = [{place for when, place, _ in counted.loads if when == round} - set(asked[round - 1]) for round in (1, 2)]
+    assert ahead[0] >= set(asked[1]) - set(asked[0])
+    assert len(ahead[1]) <= 1  # the one that evaluates
+
+
+def test_a_run_that_fails_lets_go_of_what_was_read():
+    counted = Counted()
+    counted.broken = {(2, place) for place in range(12)}
+    with pytest.raises(RoundError, match="round 2 was void 1 time"):
+        trained(counted, 3, policy=insitu.Policy(quorum=1.0, retries=0))
+    ended()
+    assert counted.clients._prefetch._walk is None

@@ -240,7 +240,14 @@ class StackedGradient(Protocol):
         """:meth:`descend` for a stretch of steps: in step t the first ``counts[t]`` lanes are at work, never more.
 
         batch columns [R, B, …], R = Σ counts, step after step; ``seed`` and ``step`` [K] are the lanes' and ``step``
-        is moved on. Returns the metric sums of every client-step [R].
+        is moved on. Returns the metric sums of every client-step [R], which hold until the next call.
+        """
+        ...
+
+    def steady(self, x: Any) -> bool:
+        """Whether ``descend_all`` is faster where all steps have all lanes, those that are done weighing nothing.
+
+        ``x`` [1, B, …] are examples, on the device that is meant.
         """
         ...
 

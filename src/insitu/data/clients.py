@@ -35,7 +35,7 @@ class Clients:
     def __init__(self, source: Eager | Lazy, *, prefetch: bool = False) -> None:
         self._source = source
         ahead = prefetch or (isinstance(source, Eager) and source.out_of_core)
-        self._prefetch = Prefetch(source.at, soon=source.soon) if ahead else None
+        self._prefetch = Prefetch(source.at, soon=source.soon, threads=source.readers) if ahead else None
 
     @classmethod
     def from_arrays(

@@ -14,6 +14,7 @@ from insitu.core.types import Client, Data, Schema
 from insitu.data import columns
 from insitu.data.holdout import Holdout
 from insitu.data.mapped import Mapped, blocks, mapped
+from insitu.data.reading import AT_ONCE
 from insitu.data.rows import Rows, run_of
 
 _BLOCK = 1 << 22
@@ -81,6 +82,11 @@ class Eager:
             self._check_read(client)
         return client
 
+    @property
+    def readers(self) -> int:
+        """How many threads read ahead: several where they do little but wait for the disk."""
+        return AT_ONCE if any(v.waits for v in [*tree.values(self.x), self.y] if isinstance(v, Mapped)) else 1
+
     def soon(self, place: int) -> int:
         """The client will be asked for next: what of it lies in files may be fetched meanwhile. Returns its bytes."""
         index = run_of(self._flat[self._starts[place] : self._starts[place + 1]])
@@ -128,6 +134,7 @@ class Eager:
                 columns.check_values(data.x, data.y, None, lambda rows: [client.id] * len(rows), data.rows)
 
     def _rows(self, place: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Its rows, those that it learns from and those held out."""
         rows = self._flat[self._starts[place] : self._starts[place + 1]]
         learn, held = self.holdout.split(len(rows), self.ids[place])
         return rows[learn], None if held is None else rows[held]

@@ -74,6 +74,11 @@ class Lazy:
             return client
         return Client(client.id, client.data.take(learn), client.data.take(held))
 
+    @property
+    def readers(self) -> int:
+        """Threads that load ahead: one, as a loader was promised, unless it says that it bears more."""
+        return int(getattr(self._load, "readers", 1))
+
     def soon(self, place: int) -> int:
         """The client will be asked for next: a loader with a method ``soon`` is told. Returns the client's bytes."""
         named = getattr(self._load, "soon", None)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from insitu.core.errors import DataError
-from insitu.data.reading import POOL, File
+from insitu.data.reading import POOL, File, stays_cached
 
 GAP = 16 << 10
 """Bytes between two rows that are read with them: about as long as asking the disk once more would take."""
@@ -48,18 +48,19 @@ class Mapped:
         if not self._each or (wanted := _numbers(rows, len(self))) is None:
             return np.array(self._array[rows])
         if isinstance(rows, slice):
-            found = POOL.empty((wanted[1] - wanted[0], *self.shape[1:]), self.dtype)
-            self._read(wanted[0], found)
-            return found
+            return self._read(*wanted)
         found = POOL.empty((len(rows), *self.shape[1:]), self.dtype)
         runs = self._runs(rows)
         if len(runs) > 1:
             self.soon(rows)
         for low, high, places in runs:
-            read = POOL.empty((high - low, *self.shape[1:]), self.dtype)
-            self._read(low, read)
-            found[places] = read[rows[places] - low]
+            found[places] = self._read(low, high)[rows[places] - low]
         return found
+
+    @property
+    def waits(self) -> bool:
+        """Whether some of it is read past the page cache, so that a read takes as long as the disk does."""
+        return stays_cached(self.size) < self.size
 
     def soon(self, rows: Any) -> int:
         """These rows will be asked for next. Returns how many bytes they are."""
@@ -86,9 +87,9 @@ class Mapped:
         parts = np.split(order, np.flatnonzero(apart | piece) + 1)
         return [(int(rows[part[0]]), int(rows[part[-1]]) + 1, part) for part in parts if len(part)]
 
-    def _read(self, first: int, into: np.ndarray) -> None:
+    def _read(self, low: int, high: int) -> np.ndarray:
         try:
-            self._file.read(self.offset + first * self._each, into)
+            return self._file.array(self.offset + low * self._each, (high - low, *self.shape[1:]), self.dtype)
         except OSError as error:
             raise DataError(f"{self.path}, in which the clients' data lie, cannot be read: {error}") from error
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ import numpy as np
 
 from insitu.core.errors import DataError, MissingExtra
 from insitu.core.types import Data, Schema
-from insitu.data import columns
+from insitu.data import columns, pages
 from insitu.data.arguments import as_labels, distinct
 from insitu.data.encode import one_hot
-from insitu.data.reading import POOL, File
+from insitu.data.reading import AT_ONCE, POOL, File, stays_cached
 
 try:
     import pyarrow as pa
@@ -96,7 +97,7 @@ class Parquet:
         return sum(self._soon(int(number)) for number in np.unique(self._groups_of(rows)))
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_last", "_open", "_lock", "_places")
+        own = ("_last", "_open", "_lock", "_places", "_leaves", "_raw_columns")
         return {name: value for name, value in vars(self).items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -109,11 +110,26 @@ class Parquet:
         self._open: tuple[Any, File] | None = None
         self._lock = threading.RLock()
 
+    @property
+    def readers(self) -> int:
+        """How many threads read ahead: several where they do little but wait for the disk."""
+        if stays_cached(self._size) < self._size:
+            with suppress(DataError, OSError):  # asking for a client will say why
+                return AT_ONCE if self._raw(0) is not None else 1
+        return 1
+
     def _rows(self, rows: np.ndarray) -> np.ndarray:
         groups = self._groups_of(rows)
-        with self._lock:
-            found = [_taken(self._group(int(i)), rows[groups == i] - self._ends[i]) for i in np.unique(groups)]
+        found = [self._some(int(i), rows[groups == i] - self._ends[i]) for i in np.unique(groups)]
         return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def _some(self, number: int, rows: np.ndarray) -> np.ndarray:
+        """Some rows of a row group. One that is a client's alone is not kept, and waits for nobody else's."""
+        alone = len(rows) == self._ends[number + 1] - self._ends[number] and rows[0] == 0 and _follow(rows)
+        if alone and (group := self._raw(number)) is not None:
+            return group
+        with self._lock:
+            return _taken(self._group(number), rows)
 
     def _groups_of(self, rows: np.ndarray) -> np.ndarray:
         return np.searchsorted(self._ends, rows, side="right") - 1
@@ -122,10 +138,29 @@ class Parquet:
         """A row group's features [rows, features], kept until another is asked for."""
         if self._last is None or self._last[0] != number:
             self._last = None
-            self._soon(number)  # all of it at once: the reader asks for it column by column
-            read = self._files()[0].read_row_group(number, columns=list(self.features), use_threads=False)
-            self._last = number, self._matrix(read)
+            if (group := self._raw(number)) is None:
+                self._soon(number)  # all of it at once: the reader asks for it column by column
+                read = self._files()[0].read_row_group(number, columns=list(self.features), use_threads=False)
+                group = self._matrix(read)
+            self._last = number, group
         return self._last[1]
+
+    def _raw(self, number: int) -> np.ndarray | None:
+        """A row group's features [rows, features], where all lie in the file as they do in memory."""
+        table, file = self._files()
+        rows, group = int(self._ends[number + 1] - self._ends[number]), table.metadata.row_group(number)
+        parts = []
+        for kind, width, leaf in self._raw_columns:
+            chunk = group.column(leaf)
+            if not pages.as_they_are(chunk, kind, rows * width):
+                return None
+            parts.append(POOL.empty((rows, width), kind))
+            if not pages.numbers(file, chunk, parts[-1]):
+                return None
+        if not parts:
+            return None
+        self._widths = [part.shape[1] for part in parts]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     def _soon(self, number: int) -> int:
         """Names a row group's columns to the disk, from the first byte to the last where no others lie between."""
@@ -145,14 +180,32 @@ class Parquet:
 
     def _files(self) -> tuple[Any, File]:
         """The table, and the file that it lies in; opened once in each process."""
-        if self._open is None:
-            if os.path.getsize(self.path) != self._size:
-                raise DataError(f"{self.path} is not the file that it was when the clients were made: make them again")
-            self._open = self._opened(), File(self.path)
-            schema, wanted = self._open[0].metadata.schema, set(self.features)
-            paths = [schema.column(place).path for place in range(len(schema))]
-            self._leaves = [place for place, path in enumerate(paths) if _column_of(path, wanted)]
-        return self._open
+        with self._lock:
+            if self._open is None:
+                if os.path.getsize(self.path) != self._size:
+                    raise DataError(
+                        f"{self.path} is not the file that it was when the clients were made: make them again"
+                    )
+                opened = self._opened(), File(self.path)
+                schema, wanted = opened[0].metadata.schema, set(self.features)
+                paths = [schema.column(place).path for place in range(len(schema))]
+                self._leaves = [place for place, path in enumerate(paths) if _column_of(path, wanted)]
+                self._raw_columns = self._with_one_leaf(opened[0].schema_arrow, paths)
+                self._open = opened
+            return self._open
+
+    def _with_one_leaf(self, arrow: Any, paths: list[str]) -> list[tuple[np.dtype, int, int]]:
+        """The features' dtypes, widths and leaves; none where one may be lists of several lengths, or text."""
+        found = []
+        for name in self.features:
+            kind = arrow.field(name).type
+            leaves = [place for place in self._leaves if _column_of(paths[place], {name})]
+            one = pa.types.is_fixed_size_list(kind) or _is_number(kind)
+            if len(leaves) != 1 or not one or not _is_number(_values(kind)):
+                return []
+            width = kind.list_size if _is_list(kind) else 1
+            found.append((np.dtype(_values(kind).to_pandas_dtype()), width, leaves[0]))
+        return found
 
     def _opened(self) -> Any:
         try:
@@ -185,11 +238,16 @@ class Parquet:
 
 def _taken(group: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """A copy of some rows of a row group."""
-    if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
+    if len(rows) and _follow(rows):
         found = POOL.empty((len(rows), *group.shape[1:]), group.dtype)
         found[:] = group[rows[0] : rows[-1] + 1]
         return found
     return group[rows]
+
+
+def _follow(rows: np.ndarray) -> bool:
+    """Whether the rows follow each other."""
+    return bool(rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all())
 
 
 def _span(chunk: Any) -> tuple[int, int]:

@@ -1,7 +1,8 @@
-"""The next clients are loaded while the present ones are at work: in one thread, a bounded number of bytes ahead.
+"""The next clients are loaded while the present ones are at work: a bounded number of bytes ahead.
 
-Where the source can name what it will read (``soon``), the disk is told further ahead than the thread reads: so it has
-several things to do at a time, and the thread finds them done.
+A disk is fast where it has several things to do at a time. Where the source can name what it will read (``soon``), the
+disk is told further ahead than a thread reads, which finds them done; where reads go past the page cache, nothing can
+be named, and several threads wait for the disk at a time.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ Soon = Callable[[int], int]
 class Prefetch:
     """Loads by place, ahead of whoever asks where it was announced who will be asked for."""
 
-    def __init__(self, load: Load, budget: int = BUDGET, soon: Soon | None = None) -> None:
-        self._load, self._budget, self._soon = load, budget, soon
+    def __init__(self, load: Load, budget: int = BUDGET, soon: Soon | None = None, threads: int = 1) -> None:
+        self._load, self._budget, self._soon, self._threads = load, budget, soon, threads
         self._walk: Walk | None = None
 
     def announce(self, places: Iterable[int]) -> None:
@@ -42,7 +43,7 @@ class Prefetch:
         before = {} if self._walk is None else self._walk.end(set(order))
         # One that is asked for at once has nobody before it whom it could be loaded beside.
         alone = len(order) < 2 and not before
-        self._walk = None if alone else Walk(self._load, order, self._budget, self._soon, before)
+        self._walk = None if alone else Walk(self._load, order, self._budget, self._soon, before, self._threads)
 
     def at(self, place: int) -> Client:
         """The client at this place, or what loading it raised."""
@@ -54,28 +55,31 @@ Loaded = tuple[Client | None, Exception | None, int]
 
 
 class Walk:
-    """One announcement. Its thread starts when the first client is asked for, and ends with the last or ``end``."""
+    """One announcement. Its threads start when the first client is asked for, and end with the last or ``end``."""
 
-    def __init__(self, load: Load, order: deque[int], budget: int, soon: Soon | None, ready: dict[int, Loaded]) -> None:
+    def __init__(
+        self, load: Load, order: deque[int], budget: int, soon: Soon | None, ready: dict[int, Loaded], threads: int
+    ) -> None:
         """``ready``: what an earlier walk left."""
-        self._load, self._order, self._budget, self._soon = load, order, budget, soon
+        self._load, self._order, self._budget, self._soon, self._threads = load, order, budget, soon, threads
         self._waiting = set(order) - set(ready)
         self._ready = ready
-        self._busy: int | None = None
+        self._busy: set[int] = set()
         self._bytes = sum(size for _, _, size in ready.values())
         self._named: dict[int, int] = {}
         self._unnamed = deque(order)
         self._started = self._ended = False
-        self._turn = threading.Condition()
+        self._turn, self._naming = threading.Condition(), threading.Lock()
 
     def take(self, place: int) -> Client:
-        """The client, from the thread where that has it or is at it; else loaded here, beside the thread."""
+        """The client, from the threads where one has it or is at it; else loaded here, beside them."""
         with self._turn:
             self._waiting.discard(place)
             if not self._started:
                 self._started = True
-                threading.Thread(target=self._run, name="insitu prefetch", daemon=True).start()
-            while self._busy == place:
+                for _ in range(self._threads):
+                    threading.Thread(target=self._run, name="insitu prefetch", daemon=True).start()
+            while place in self._busy:
                 self._turn.wait()
             found = self._ready.pop(place, None)
             if found is not None:
@@ -90,12 +94,14 @@ class Walk:
         return client
 
     def end(self, keep: Collection[int] = ()) -> dict[int, Loaded]:
-        """Nobody asks any more: the thread ends after the client that it is at. Returns what is ready of ``keep``."""
+        """Nobody asks any more: a thread ends after the client that it is at. Returns what is ready of ``keep``."""
         with self._turn:
-            while self._busy in keep and not self._ended:
+            self._order.clear()
+            while not self._busy.isdisjoint(keep):
                 self._turn.wait()
             self._ended = True
-            kept = {place: found for place, found in self._ready.items() if place in keep}
+            # One that could not be loaded is tried again when its time has come.
+            kept = {place: found for place, found in self._ready.items() if place in keep and found[1] is None}
             self._ready.clear()
             self._turn.notify_all()
         return kept
@@ -110,7 +116,7 @@ class Walk:
                 error = raised
             size = 0 if client is None else _nbytes(client)
             with self._turn:
-                self._busy = None
+                self._busy.discard(place)
                 if not self._ended:
                     self._ready[place] = client, error, size
                     self._bytes += size
@@ -125,26 +131,27 @@ class Walk:
                 place = self._order.popleft()
                 if place in self._waiting:
                     self._waiting.discard(place)
-                    self._busy = place
+                    self._busy.add(place)
                     return place
             return None
 
     def _name(self) -> None:
-        """Tells the disk of the clients that are next, some bytes of them."""
-        if self._soon is None:
+        """Tells the disk of the clients that are next, some bytes of them; one thread does."""
+        if self._soon is None or not self._naming.acquire(blocking=False):
             return
-        with self._turn:
-            self._named = {place: size for place, size in self._named.items() if place in self._waiting}
-            room = NAMED - sum(self._named.values())
-        while room > 0 and self._unnamed:
-            place = self._unnamed.popleft()
-            if place not in self._waiting:
-                continue
-            try:
-                self._named[place] = self._soon(place)
-            except Exception:
-                return  # loading it will say why
-            room -= self._named[place] or NAMED
+        try:
+            with self._turn:
+                self._named = {place: size for place, size in self._named.items() if place in self._waiting}
+                room = NAMED - sum(self._named.values())
+            while room > 0 and self._unnamed:
+                place = self._unnamed.popleft()
+                if place in self._waiting:
+                    self._named[place] = self._soon(place)
+                    room -= self._named[place] or NAMED
+        except Exception:
+            return  # loading it will say why
+        finally:
+            self._naming.release()
 
 
 def _nbytes(client: Client) -> int:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from insitu.core import tree, wire
 from insitu.core.errors import WireError
+from insitu.core.limits import allowed_memory
 from insitu.core.tree import Tree
 from insitu.rounds.spill import Place, Spill
 
@@ -17,7 +16,6 @@ SHARE = 0.25
 """The share of the machine's memory that client memories may take where the user says nothing."""
 OVERHEAD = 1024
 """Bytes that a memory takes beside its arrays, roughly: dicts, keys and the arrays' own heads."""
-_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 class Kept:
@@ -174,10 +172,4 @@ class Changed(Mapping[str, Any]):
 
 def usual_budget() -> int:
     """Bytes for client memories where the user says nothing: a share of what this process may have at most."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for path in map(Path, _LIMITS):
-        try:
-            limits.append(int(path.read_text(encoding="ascii")))
-        except (OSError, ValueError):  # no such limit: another kind of system, or "max"
-            continue
-    return int(SHARE * min(limits))
+    return int(SHARE * allowed_memory())

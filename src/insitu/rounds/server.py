@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,8 @@ class Server:
     clock: Callable[[], float] = time.monotonic
     opened: Callable[[int, int], None] = lambda round, asked: None
     """Told the round and how many clients are asked, before the first of them is."""
+    rounds: int = 0
+    """How many there will be, where that is known: while one trains, the next one's clients may be read."""
     pending: Mapping[str, Any] = field(default_factory=dict)
     """Of the model that the run goes on from: in real time, who was at work."""
     record: Record | None = None
@@ -180,10 +183,14 @@ class Server:
         return Model(round, state, stages, heard.pending)
 
     def _asked(
-        self, places: Any, kind: Kind, message: Any, version: int, round: int, first: tuple[int, int] = (0, 0)
-    ) -> Iterator[Task]:
-        """A task for each of these places, made when it is pulled; ``first`` is the first one's index and block."""
-        self._ahead(places)
+        self, places: Any, kind: Kind, message: Any, version: int, round: int, first: tuple[int, int] = (0, 0),
+        then: Iterable[int] = (),
+    ) -> Iterator[Task]:  # fmt: skip
+        """A task for each of these places, made when it is pulled; ``first`` is the first one's index and block.
+
+        ``then``: who is asked after them.
+        """
+        self._ahead(chain(places, then))
         size = self.plan.block_size(len(places))
         for i, place in enumerate(places):
             client = self.clients.id_at(int(place))
@@ -191,11 +198,23 @@ class Server:
             index, block = first[0] + i, first[1] + i // size
             yield Task(self.run, round, version, kind, client, told, self.seed, index, int(place), block)
 
-    def _answers(self, tasks: Iterable[Task]) -> Generator[Any, None, None]:
+    def _answers(self, tasks: Iterable[Task], *, goes_on: bool = False) -> Generator[Any, None, None]:
+        """``goes_on``: who is asked next was named as well, and is read meanwhile."""
         try:
             yield from self.session.run(tasks)
         finally:
-            self._ahead(())
+            if not goes_on:
+                self._ahead(())
+
+    def _next_cohort(self, round: int) -> Iterator[int]:
+        """Who is asked after this round unless it is void, drawn when the first of them is looked at.
+
+        Nobody where clients evaluate the model in between: others are read then.
+        """
+        every = self.plan.evaluate_every
+        if round < self.rounds and not (every and round % every == 0 and self.clients.has_holdout()):
+            places, _ = draw(self.plan.cohort, self.plan.policy, len(self.clients), self.seed, round + 1)
+            yield from places.tolist()
 
     def _ahead(self, places: Iterable[int]) -> None:
         if isinstance(self.clients, LooksAhead):
@@ -216,14 +235,17 @@ class Server:
         """On the real clock: a round is complete when enough have answered."""
         places, wanted = draw(self.plan.cohort, self.plan.policy, len(self.clients), self.seed, round, attempt)
         self.opened(round, len(places))
-        return self._gather(self._asked(places, "train", message, model.version, round), round, places, wanted)
+        tasks = self._asked(places, "train", message, model.version, round, then=self._next_cohort(round))
+        return self._gather(tasks, round, places, wanted, goes_on=round < self.rounds)
 
-    def _gather(self, tasks: Iterable[Task], round: int, places: np.ndarray, wanted: int) -> Heard:
+    def _gather(
+        self, tasks: Iterable[Task], round: int, places: np.ndarray, wanted: int, *, goes_on: bool = False
+    ) -> Heard:
         policy, fold = self.plan.policy, Fold(self.plan)
         if isinstance(self.session, Waits):
             self.session.expect(wanted)
         opened = policy.open(len(places), wanted, self.clock())
-        with closing(self._answers(tasks)) as answers:
+        with closing(self._answers(tasks, goes_on=goes_on)) as answers:
             for item in answers:
                 fold.take(self._without_memory(item))
                 for event in _events(item):

@@ -38,6 +38,15 @@ class Shelf:
         return self._held[key][:size].view(*shape)
 
 
+def sent(array: np.ndarray, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """An array on the device. A GPU fetches it by itself, out of memory that stays where it is: nobody waits."""
+    here = torch.from_numpy(array)
+    if device.type != "cuda":
+        return here.to(device, dtype)
+    there = here.pin_memory().to(device, non_blocking=True)
+    return there if dtype is None else there.to(dtype)
+
+
 class Examples(Protocol):
     """Some clients' examples."""
 

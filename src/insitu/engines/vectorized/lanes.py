@@ -52,6 +52,7 @@ class Lanes:
         self.kind = ""
         self._model: StackedGradient | None = None
         self._maps: dict[bool, steps.Step] = {}
+        self._sent: tuple[Any, Any] | None = None
 
     def choose(self, kind: str, wave: Wave) -> str:
         """Settles the kind: the one given, or the fastest that proves right here. Returns why not a faster one.
@@ -76,7 +77,7 @@ class Lanes:
         same = all(job.fixed["message"] is first for job in wave.jobs)
         with spans.span("train", "fill lanes"):
             fixed = {
-                "message": self._here(first)
+                "message": self._message(first)
                 if same
                 else wave.stacked([job.fixed["message"] for job in wave.jobs], "messages"),
                 "memory": None
@@ -88,8 +89,10 @@ class Lanes:
         self._count(wave)
         told = fixed["message"] if same else None
         if self.kind == "fused" and same and self._model:
-            together = steps.fused(self._model, float(fixed["message"]["lr"]))
-            yield Finished(wave.jobs, self._in_place(together, carry, fixed, wave), told)
+            steady = self._model.steady(wave.example())
+            # The rate is read where the message came from: a GPU would have to be waited for.
+            together = steps.fused(self._model, float(first["lr"]), steady=steady)
+            yield Finished(wave.jobs, self._in_place(together, carry, fixed, wave, steady), told)
         else:
             yield from self._in_turn(self._step(fixed, same), carry, fixed, wave, told)
 
@@ -126,9 +129,12 @@ class Lanes:
 
         return once, many
 
-    def _in_place(self, steps: steps.Steps, carry: Any, fixed: Any, wave: Wave) -> Any:
-        """Fused steps change the carry itself: all ends stand in it when the longest client has finished."""
-        for stretch in wave.stretches():
+    def _in_place(self, steps: steps.Steps, carry: Any, fixed: Any, wave: Wave, steady: bool) -> Any:
+        """Fused steps change the carry itself: all ends stand in it when the longest client has finished.
+
+        ``steady``: who has finished stays in its lane, and steps of no weight change no bit of it.
+        """
+        for stretch in wave.stretches(len(wave.jobs) if steady else None):
             with spans.span("train", "steps"):
                 steps(carry, fixed, stretch.batch, stretch.counts)
         return carry
@@ -174,6 +180,14 @@ class Lanes:
             slots = (busy if self.compiled is None else len(counts) * self.compiled) * wave.size
             examples = sum(int(job.batches.ends[-1]) for job in wave.jobs)
             recorder.count(steps=len(counts), lanes=busy, slots=slots, examples=examples)
+
+    def _message(self, message: Any) -> Any:
+        """The message on the lanes' device. To a GPU it is sent once for all waves that share it."""
+        if self.device.type == "cpu":
+            return self._here(message)
+        if self._sent is None or self._sent[0] is not message:
+            self._sent = message, self._here(message)
+        return self._sent[1]
 
     def _by_lane(self, fixed: Any) -> bool:
         return bool(tree.first_leaf(fixed["message"]["lr"]).dim())

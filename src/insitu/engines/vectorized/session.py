@@ -6,6 +6,7 @@ import gc
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from itertools import chain, groupby
 from typing import Any
@@ -113,7 +114,10 @@ class VectorizedSession:
                 yield item
                 continue
             with spans.span("fold", "update"):
-                refused = sums[item.task.block].add(item)
+                # One that was trained alone joins those that stand in lanes.
+                value = self._here(item.update.value)
+                there = replace(item, update=replace(item.update, value=value))
+                refused = sums[item.task.block].add(there)
             if refused is not None:
                 yield refused
         for block, together in sums.items():
@@ -245,6 +249,9 @@ class VectorizedSession:
             if self.apart:
                 # The lane's memory is used again, so what leaves is a copy.
                 update = type(update)(_to_cpu(tree.copy(update.value)), update.weight, update.metrics)
+            elif self.plan.stages:
+                # What a stage remembers of the client is where memories are.
+                update = type(update)(_to_cpu(update.value), update.weight, update.metrics)
             own = None if own is None else _to_cpu(tree.copy(own))
             return answer(self.plan, job.task, update, own, self.setting.memories.get(job.task.client))
         except Exception as error:

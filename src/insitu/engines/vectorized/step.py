@@ -33,11 +33,18 @@ def variables(carry: Mapping[str, Any], fixed: Mapping[str, Any]) -> Variables:
     return Variables(carry["shared"], carry["buffers"], own, fixed["frozen"])
 
 
-def fused(model: StackedGradient, lr: float) -> Steps:
-    """Plain descent with one learning rate for all lanes, many steps in one call."""
+def fused(model: StackedGradient, lr: float, *, steady: bool = False) -> Steps:
+    """Plain descent with one learning rate for all lanes, many steps in one call.
+
+    ``steady``: all steps have all lanes, whose sums are then added without a list of who is where.
+    """
 
     def steps(carry: Carry, fixed: Mapping[str, Any], batch: Mapping[str, Any], counts: Sequence[int]) -> None:
         sums = model.descend_all(variables(carry, fixed), batch, counts, carry["steps"], lr)
+        if steady:
+            for name, total in carry["sums"].items():
+                total.add_(sums[name].view(len(counts), -1).sum(0).to(total.dtype))
+            return
         lane = torch.from_numpy(np.concatenate([np.arange(n) for n in counts])).to(carry["steps"].device)
         for name, total in carry["sums"].items():
             total.index_add_(0, lane, sums[name].to(total.dtype))

@@ -17,10 +17,13 @@ from torch import Tensor
 
 from insitu.core import spans, tree
 from insitu.core.descent import Job
-from insitu.engines.vectorized.examples import Examples, Shelf
+from insitu.engines.vectorized.examples import Examples, Shelf, sent
 
 STRETCH = 4 * 2**20
 """Bytes of examples that are gathered at a time, so far as one step does not need more: they stay in the cache."""
+
+LONG_STRETCH = 64 * 2**20
+"""The same on a GPU, whose memory is as fast as a processor's cache, and which is asked as seldom as may be."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,10 @@ class Wave:
         self.columns, self._orders = examples.of(self.jobs, shelf, device)
         self._seeds = torch.tensor([job.dropout for job in self.jobs], device=device)
         self._dtype = tree.first_leaf({"s": self.jobs[0].carry["shared"], "p": self.jobs[0].carry["personal"]}).dtype
+
+    def example(self) -> Any:
+        """What a step's ``x`` looks like [1, 1, …]."""
+        return tree.map(lambda column: column[None, :1], self.columns["x"])
 
     def counts(self) -> Any:
         """n_t for every step: how many clients have not finished before it [T]."""
@@ -137,6 +144,9 @@ class Wave:
         step = np.arange(len(stops)) - first[lane]
         place = (np.cumsum(counts) - counts)[step] + lane
         rows = np.zeros((int(counts.sum()), self.size), dtype=np.int64)
+        if len(rows) > len(stops) and (counts == len(self.jobs)).all():
+            # Who has finished and stays sees its own last example.
+            rows.reshape(len(counts), -1)[:] = np.repeat([order[-1] for order in self._orders], self.size)
         sizes = np.zeros(len(rows), dtype=np.int64)
         rows[place], sizes[place] = np.concatenate(self._orders)[inside], stops - starts
         return rows, sizes
@@ -154,15 +164,15 @@ class Wave:
     def _most(self) -> int:
         """Batches in a stretch."""
         example: int = sum(c.element_size() * max(1, c[:1].numel()) for c in tree.values(self.columns))
-        return max(1, STRETCH // (example * self.size))
+        return max(1, (STRETCH if self.device.type == "cpu" else LONG_STRETCH) // (example * self.size))
 
     def _stretch(self, rows: np.ndarray, sizes: np.ndarray, counts: list[int]) -> Stretch:
         """Steps whose batches' rows are [Σ n_t, B]."""
-        index = torch.from_numpy(rows.reshape(-1)).to(self.device)
+        index = sent(rows.reshape(-1), self.device)
         columns = {name: self._gathered(name, column, index, rows.shape) for name, column in self.columns.items()}
         inside = np.arange(self.size) < sizes[:, None]
-        weight = torch.from_numpy(inside).to(self.device, self._dtype)
-        share = torch.from_numpy(inside / np.maximum(sizes, 1)[:, None]).to(self.device, self._dtype)
+        weight = sent(inside, self.device, self._dtype)
+        share = sent(inside / np.maximum(sizes, 1)[:, None], self.device, self._dtype)
         return Stretch(counts, {**columns, "weight": weight, "share": share, "seed": self._seeds_of(counts[0])}, sizes)
 
     def _seeds_of(self, count: int) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from insitu.learners.torch.chain.head import head_of
 from insitu.learners.torch.chain.links import SQUASHES, Linear, Link, Memory, Reshape, Squash
 from insitu.learners.torch.chain.pictures import Conv, MaxPool
+from insitu.learners.torch.chain.replay import Replays, can_replay
 from insitu.learners.torch.losses import Loss
 
 
@@ -22,7 +23,11 @@ class Chain:
     ) -> None:
         self._links, self._outputs = links, outputs
         self._loss, self._metrics = loss, metrics
-        self._memory = Memory()
+        self._memory, self._replays = Memory(), Replays()
+
+    def replays(self, device: torch.device) -> bool:
+        """Whether stretches that come again are replayed there: the more alike they are, the better."""
+        return can_replay(device)
 
     @torch.no_grad()
     def descend(
@@ -30,13 +35,25 @@ class Chain:
     ) -> dict[str, Tensor]:
         """w ← w − lr·g in place, step after step; ``parameters`` [K, …], batch columns [Σ counts, B, …].
 
-        Lanes at work in step t are the first ``counts[t]``. Returns the metric sums of each client-step [Σ counts].
+        Lanes at work in step t are the first ``counts[t]``. Returns the metric sums of each client-step [Σ counts],
+        which hold until the next stretch.
         """
+        if can_replay(batch["x"].device):
+            told = self._replays.run(self._steps, parameters, batch, counts, lr)
+            if told is not None:
+                return told
+        return self._steps(parameters, batch, counts, lr, self._memory)
+
+    def _steps(
+        self, parameters: Mapping[str, Tensor], batch: Mapping[str, Any], counts: Sequence[int], lr: float,
+        memory: Memory,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """The stretch itself. Nothing in it looks at numbers, so that it can be recorded."""
         x, y, weight = batch["x"], batch["y"], batch["weight"]
-        self._hold(parameters, x, counts[0])
-        outputs = self._memory.take("outputs", (*x.shape[:2], *self._outputs), x)
+        self._hold(parameters, x, counts[0], memory)
+        outputs = memory.take("outputs", (*x.shape[:2], *self._outputs), x)
         head = head_of(self._loss, outputs, y)
-        head.begin(outputs, batch, counts, self._memory)
+        head.begin(outputs, batch, counts, memory)
         last, n = self._links[-1], 0
         for t, (now, out) in enumerate(zip(x.split(counts), outputs.split(counts), strict=True)):
             if len(now) != n:
@@ -56,10 +73,10 @@ class Chain:
                 g = link.backward(g, lr)
         return self._sums(outputs, y, weight, head.losses())
 
-    def _hold(self, parameters: Mapping[str, Tensor], x: Tensor, lanes: int) -> None:
+    def _hold(self, parameters: Mapping[str, Tensor], x: Tensor, lanes: int, memory: Memory) -> None:
         some = x[:lanes]
         for link in self._links:
-            some = link.hold(parameters, some, self._memory)
+            some = link.hold(parameters, some, memory)
 
     def _sums(self, outputs: Tensor, y: Tensor, weight: Tensor, losses: Tensor) -> dict[str, Tensor]:
         sums = {"examples": weight.sum(1), "loss": (losses * weight).sum(1)}

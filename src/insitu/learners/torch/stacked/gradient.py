@@ -114,6 +114,11 @@ class Stacked:
             at += n
         return {name: torch.cat([sums[name] for sums in told]) for name in told[0]}
 
+    def steady(self, x: Any) -> bool:
+        """See :class:`insitu.core.protocols.StackedGradient`."""
+        chain = self._chain_for(x)
+        return chain is not None and chain.replays(x.device)
+
     def _chain_for(self, x: Any) -> Chain | None:
         if not isinstance(x, Tensor):
             return None

@@ -1,0 +1,107 @@
+"""Numbers whose bytes lie in a Parquet file as they do in memory: read as they are.
+
+Without compression and dictionary, a page of a column is a header, levels that say where something is missing or where
+a list begins, and the numbers, one behind the other, up to the page's end. Where nothing is missing and all lists are
+of one length, the levels say nothing. Arrow looks at them all the same, number by number, which takes several times as
+long as reading the page.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from insitu.data.reading import File
+
+KINDS = {"FLOAT": "f4", "DOUBLE": "f8", "INT32": "i4", "INT64": "i8"}
+"""Parquet's types that are a NumPy type's bytes; unsigned numbers are stored in those of the same size."""
+DATA_PAGE, PLAIN = 0, 0
+_HEADER = {"type": 1, "size": 3, "data page": 5}
+_DATA_PAGE = {"values": 1, "encoding": 2}
+"""The numbers of the fields in the format's ``PageHeader`` and ``DataPageHeader``; all others are passed over."""
+
+
+def as_they_are(chunk: Any, dtype: np.dtype, count: int) -> bool:
+    """Whether a row group's column may hold ``count`` numbers of this type, none of them missing, as bytes."""
+    statistics = chunk.statistics
+    return (
+        chunk.compression == "UNCOMPRESSED"
+        and not chunk.has_dictionary_page
+        and chunk.num_values == count
+        and statistics is not None
+        and statistics.has_null_count
+        and statistics.null_count == 0
+        and chunk.physical_type in KINDS
+        and dtype.kind in "iuf"
+        and (dtype.kind == "f") == (KINDS[chunk.physical_type][0] == "f")
+        and dtype.itemsize == np.dtype(KINDS[chunk.physical_type]).itemsize
+        and sys.byteorder == "little"
+    )
+
+
+def numbers(file: File, chunk: Any, into: np.ndarray) -> bool:
+    """Fills a contiguous array with a column's numbers; False where a page holds them in another way."""
+    raw = file.array(chunk.data_page_offset, (chunk.total_compressed_size,), np.dtype(np.uint8))
+    flat, at, done = into.reshape(-1).view(np.uint8), 0, 0
+    while done < len(flat):
+        try:
+            header, at = _struct(raw, at)
+            page = header[_HEADER["data page"]]
+            size, plain = header[_HEADER["size"]], page[_DATA_PAGE["encoding"]] == PLAIN
+            bytes_ = page[_DATA_PAGE["values"]] * into.itemsize
+        except (LookupError, TypeError, ValueError):  # not a header that we know
+            return False
+        at += size
+        if header[_HEADER["type"]] != DATA_PAGE or not plain or at > len(raw):
+            return False
+        if not 0 < bytes_ <= min(size, len(flat) - done):
+            return False
+        flat[done : done + bytes_] = raw[at - bytes_ : at]
+        done += bytes_
+    return True
+
+
+BOOLEANS, BYTE, INTEGERS, DOUBLE, BINARY, STRUCT = (1, 2), 3, (4, 5, 6), 7, 8, 12
+"""Types in Thrift's compact protocol, in which headers are written."""
+
+
+def _struct(raw: np.ndarray, at: int) -> tuple[dict[int, Any], int]:
+    """The fields of a struct by their numbers, and where it ends. Raises ValueError for what no page header holds."""
+    fields: dict[int, Any] = {}
+    number = 0
+    while head := int(raw[at]):
+        at += 1
+        if head >> 4:
+            number += head >> 4
+        else:
+            number, at = _integer(raw, at)
+        kind = head & 15
+        if kind in INTEGERS:
+            fields[number], at = _integer(raw, at)
+        elif kind == STRUCT:
+            fields[number], at = _struct(raw, at)
+        elif kind == BINARY:
+            length, at = _varint(raw, at)
+            at += length
+        elif kind in (BYTE, DOUBLE):
+            at += 1 if kind == BYTE else 8
+        elif kind not in BOOLEANS:
+            raise ValueError(f"a field of type {kind}")
+    return fields, at + 1
+
+
+def _varint(raw: np.ndarray, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = int(raw[at])
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at
+
+
+def _integer(raw: np.ndarray, at: int) -> tuple[int, int]:
+    value, at = _varint(raw, at)
+    return (value >> 1) ^ -(value & 1), at
