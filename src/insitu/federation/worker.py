@@ -10,9 +10,9 @@ from insitu.engines.https.serve.workers import process
 from insitu.store.blobs.opened import open_blobs
 
 
-def main(line: int, connections: int, parent: int) -> int:
+def main(line: int, connections: int) -> int:
     """Works on two file descriptors of its parent's; the exit status."""
-    return process.run(line, connections, parent, opened)
+    return process.run(line, connections, opened)
 
 
 def opened(told: Mapping[str, Any]) -> Blobs:

@@ -34,7 +34,7 @@ class Fleet:
     """``count`` workers, once it is started; on the loop only.
 
     table  answers what they ask
-    entry  ``package.module``, whose ``main(line, connections, parent)`` a worker runs
+    entry  ``package.module``, whose ``main(line, connections)`` a worker runs
     told   what the worker is told first: limits, files of certificates, where the blobs are
     """
 

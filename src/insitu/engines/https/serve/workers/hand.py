@@ -20,12 +20,23 @@ from insitu.engines.https.serve.workers.relayed import Desk
 
 log = logging.getLogger("insitu.https")
 
-# Run with -P and the main process's own path: with -m, a file of the working directory that is named like a library
-# would be imported in its place.
-_START = (
-    "import sys; line, way, parent, *sys.path = sys.argv[1:];"
-    " from {entry} import main; sys.exit(main(int(line), int(way), int(parent)))"
-)
+# Before anything that takes time to import: the kernel is to kill this process with its parent (PR_SET_PDEATHSIG),
+# even where it hangs; elsewhere than on Linux the closed line alone ends it. Run with -P and the main process's own
+# path: with -m, a file of the working directory that is named like a library would be imported in its place.
+_START = """
+import os, sys
+line, way, parent, *sys.path = sys.argv[1:]
+try:
+    import ctypes
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, 9)
+except (ImportError, OSError, AttributeError, MemoryError):
+    pass  # a hardened service may not
+if os.getppid() != int(parent):
+    os._exit(70)  # it was gone before that was said
+from {entry} import main
+sys.exit(main(int(line), int(way)))
+"""
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 LAST = 5.0
 """Seconds that a process has to end after its line has."""

@@ -13,7 +13,6 @@ import os
 import resource
 import signal
 import socket
-import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -39,29 +38,16 @@ FAREWELL = 3.0
 """Seconds that the main process has to read what was told last."""
 ALONE = 70
 """The exit status of a worker whose main process is gone."""
-_PR_SET_PDEATHSIG = 1
 
 Opened = Callable[[Mapping[str, Any]], Blobs]
 """The blobs that the main process uses, from what it says of them. Raises StoreError."""
 
 
-def run(line: int, connections: int, parent: int, opened: Opened) -> int:
-    """Works on these two file descriptors for the process ``parent``; the exit status."""
-    _die_with(parent)
+def run(line: int, connections: int, opened: Opened) -> int:
+    """Works on these two file descriptors of the main process's; the exit status."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     return asyncio.run(Worker(socket.socket(fileno=connections), opened).run(socket.socket(fileno=line)))
-
-
-def _die_with(parent: int) -> None:
-    """The kernel kills this process when its parent ends; elsewhere than on Linux the closed line alone does."""
-    if sys.platform.startswith("linux"):
-        with suppress(ImportError, OSError, AttributeError, MemoryError):  # what a hardened service may not do
-            import ctypes
-
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was gone before that was said
-        os._exit(ALONE)
 
 
 class Worker:
