@@ -52,6 +52,13 @@ class Resting(Clients):
     seconds: float = 0.1
     slow: int | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "rest": (self.seconds, self.slow)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.seconds, self.slow = state.pop("rest")
+        super().__setstate__(state)
+
     def at(self, place: int) -> insitu.Client:
         slow = random.random() < CHANCE if self.slow is None else place == self.slow
         time.sleep(self.seconds * (TIMES if slow else 1))

@@ -183,6 +183,13 @@ def test_whoever_is_silent_is_dead_after_the_timeout(watched):
     assert "rank 1 of 2 is missing while testing: it has given no sign of life for 0.6 s (timeout=0.6)" in text
 
 
+def test_so_it_is_for_whoever_waits_for_its_letter(watched):
+    watches = watched(2, 0.6)
+    watches[1]._beat = 1e9
+    with pytest.raises(EngineError, match=r"rank 1 of 2 is missing while testing: .* no sign of life for 0.6 s"):
+        watches[0].letter("testing")
+
+
 def test_whoever_does_not_know_the_token_stays_outside():
     said: list[str] = []
 

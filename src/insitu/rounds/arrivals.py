@@ -36,6 +36,14 @@ class Flight(NamedTuple):
     since: float
 
 
+class Arrived(NamedTuple):
+    """What has come in a round, in the order of arrival; ``rows`` are the ``Arrivals`` event's."""
+
+    answers: list[Answer]
+    failures: list[Failure]
+    rows: list[list[Any]]
+
+
 class Landed(NamedTuple):
     """A round's answers, in the order of the population, and its failures.
 
@@ -78,7 +86,8 @@ class Traffic:
             )
         assert plan.buffered is not None
         check_size(plan.buffered.size, len(clients))
-        self._plan, self._buffered, self._session, self._clients = plan, plan.buffered, session, clients
+        self._plan, self._buffered, self._clients = plan, plan.buffered, clients
+        self._session: Asynchronous = session
         self._run, self._seed, self._record, self._clock = run, seed, record, clock
         self._before, self._since = float(pending.get("clock", 0.0)), clock()
         self._started = int(pending.get("started", 0))
@@ -93,65 +102,54 @@ class Traffic:
     def gather(self, version: int, message: Any, round: int) -> Landed:
         """A round's answers: ``size`` of them, or fewer where nobody is at work and nobody may start any more."""
         self._messages[version] = message
-        answers, failures, rows = self._recorded(round) if self._record is not None else self._real(version)
-        answers.sort(key=lambda answer: answer.task.place)
-        size = self._plan.block_size(len(answers))
+        told = self._real(version) if self._record is None else self._recorded(round, self._record)
+        told.answers.sort(key=lambda answer: answer.task.place)
+        size = self._plan.block_size(len(told.answers))
         kept = []
-        for index, answer in enumerate(answers):
+        for index, answer in enumerate(told.answers):
             late = self._buffered.discount(version - answer.task.version)
             kept.append(replace(answer, late=late, task=replace(answer.task, index=index, block=index // size)))
-        return Landed(kept, failures, rows, self._measures(version, kept), self._pending(round))
+        return Landed(kept, told.failures, told.rows, self._measures(version, kept), self._pending(round))
 
     # ------------------------------------------------------------ who starts, who arrives
 
-    def _real(self, version: int) -> tuple[list[Answer], list[Failure], list[list[Any]]]:
-        answers: list[Answer] = []
-        failures: list[Failure] = []
-        rows: list[list[Any]] = []
+    def _real(self, version: int) -> Arrived:
+        told = Arrived([], [], [])
         over: set[int] = set()
-        while len(answers) < self._buffered.size:
+        while len(told.answers) < self._buffered.size:
             self._fill(version, over)
             if not self._flights:
                 break
-            item, flight, seconds = self._next()
-            over.add(flight.place)
-            self._pace.did(flight.place)  # whoever fails has had its turn: the others do not wait for it for ever
-            if isinstance(item, Failure):
-                failures.append(item)
-                continue
-            answers.append(item)
-            rows.append([item.task.client, flight.place, flight.version, seconds])
-        return answers, failures, rows
+            over.add(self._next(told))
+        return told
 
-    def _recorded(self, round: int) -> tuple[list[Answer], list[Failure], list[list[Any]]]:
+    def _recorded(self, round: int, record: Record) -> Arrived:
         """The same clients with the same versions as in the round that is recorded."""
-        assert self._record is not None
-        if round not in self._record:
-            raise PlanError(f"the record to be replayed ends before round {round}: give rounds={max(self._record)}")
-        for place, version in self._record[round]:
+        if round not in record:
+            raise PlanError(f"the record to be replayed ends before round {round}: give rounds={max(record)}")
+        for place, version in record[round]:
             self._start(place, version, self._started)
-        answers: list[Answer] = []
-        failures: list[Failure] = []
-        rows: list[list[Any]] = []
+        told = Arrived([], [], [])
         while self._flights:
-            item, flight, seconds = self._next()
-            self._pace.did(flight.place)
-            if isinstance(item, Failure):
-                failures.append(item)
-            else:
-                answers.append(item)
-                rows.append([item.task.client, flight.place, flight.version, seconds])
-        return answers, failures, rows
+            self._next(told)
+        return told
 
-    def _next(self) -> tuple[Answer | Failure, Flight, float]:
-        assert isinstance(self._session, Asynchronous)
+    def _next(self, told: Arrived) -> int:
+        """Waits for the next to arrive, and adds what it tells; its place. Whoever fails has had its turn as well: with
+        a bound the others must not wait for it for ever."""
         item = self._session.arrived()
         flight = self._flights.pop(item.index if isinstance(item, Failure) else item.task.index)
-        return item, flight, self._clock() - flight.since
+        self._pace.did(flight.place)
+        if isinstance(item, Failure):
+            told.failures.append(item)
+        else:
+            told.answers.append(item)
+            seconds = self._clock() - flight.since
+            told.rows.append([item.task.client, flight.place, flight.version, seconds])
+        return flight.place
 
     def _fill(self, version: int, over: set[int]) -> None:
         """Takes every seat that is free, as long as there is somebody who may."""
-        assert isinstance(self._session, Asynchronous)
         population = len(self._clients)
         wanted = min(self._buffered.concurrency or self._session.seats, population)
         barred = {flight.place for flight in self._flights.values()} | over | self._pace.ahead()
@@ -174,7 +172,6 @@ class Traffic:
         return int(rest[generator.integers(len(rest))])
 
     def _start(self, place: int, version: int, sequence: int) -> None:
-        assert isinstance(self._session, Asynchronous)
         client, message = self._clients.id_at(place), self._messages[version]
         told = message.for_client(client) if isinstance(message, ByClient) else message
         task = Task(self._run, version + 1, version, "train", client, told, self._seed, sequence, place, sequence)
