@@ -49,7 +49,8 @@ from insitu.data.clients import Clients
 from insitu.engines.spmd import Spmd
 from insitu.learners.torch import TorchLearner
 from insitu.rounds.memory import Memories
-from insitu.rounds.server import Model, Server
+from insitu.rounds.outcome import Model
+from insitu.rounds.server import Server
 
 LETTERS, LENGTH, WIDTH, HEADS, LAYERS = 65, 64, 128, 4, 4
 BATCH, STEPS, LR = 32, 8, 3e-4

@@ -13,8 +13,8 @@ from insitu.core.errors import ResumeError
 from insitu.core.protocols import Checkpoint, Store
 from insitu.core.types import Variables
 from insitu.history import History
+from insitu.rounds.outcome import Model
 from insitu.rounds.plan import Plan
-from insitu.rounds.server import Model
 from insitu.version import __version__
 
 HISTORY = (events.RoundCommitted, events.Evaluated, events.WireBytes)

@@ -14,8 +14,9 @@ from insitu.core.types import Variables
 from insitu.history import History
 from insitu.rounds.evaluate import predict
 from insitu.rounds.memory import Memories
+from insitu.rounds.outcome import Model
 from insitu.rounds.plan import Plan
-from insitu.rounds.server import Model, Server
+from insitu.rounds.server import Server
 
 
 @dataclass(frozen=True)

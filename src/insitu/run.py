@@ -31,8 +31,9 @@ from insitu.result import Result
 from insitu.rounds import evaluate as measuring
 from insitu.rounds.arrivals import Record
 from insitu.rounds.memory import Memories, usual_budget
+from insitu.rounds.outcome import Model, Outcome
 from insitu.rounds.plan import Plan
-from insitu.rounds.server import Model, Outcome, Server
+from insitu.rounds.server import Server
 from insitu.seals import Seals
 from insitu.together import compare, dismiss, followed, going_on, unfinished
 

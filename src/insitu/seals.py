@@ -5,7 +5,7 @@ from __future__ import annotations
 from insitu.core import wire
 from insitu.core.events import RoundSealed
 from insitu.core.protocols import Store, Waits
-from insitu.rounds.server import Model, Outcome
+from insitu.rounds.outcome import Model, Outcome
 
 
 class Seals:

@@ -12,8 +12,8 @@ from insitu.core import arrays, tree, wire
 from insitu.core.protocols import Led, Ranks, Session, Store
 from insitu.core.types import Client, Population, Variables
 from insitu.history import History
+from insitu.rounds.outcome import Model
 from insitu.rounds.plan import Plan
-from insitu.rounds.server import Model
 
 SAMPLED = 16
 """Clients whose examples are compared, spread evenly over the population; of the others number, ids and sizes are."""

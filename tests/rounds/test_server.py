@@ -20,7 +20,8 @@ from insitu.learners.numpy import LinearLearner
 from insitu.privacy.clip import Clip
 from insitu.rounds.cohort import draw
 from insitu.rounds.memory import Memories
-from insitu.rounds.server import Model, Server
+from insitu.rounds.outcome import Model
+from insitu.rounds.server import Server
 
 
 class People:

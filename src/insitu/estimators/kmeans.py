@@ -18,8 +18,9 @@ from insitu.engines.inline import Inline
 from insitu.estimators.inputs import EVERYBODY, clients_of, features, seed_of
 from insitu.history import History
 from insitu.rounds.memory import Memories
+from insitu.rounds.outcome import Model
 from insitu.rounds.plan import Plan
-from insitu.rounds.server import Model, Server
+from insitu.rounds.server import Server
 
 
 class FederatedKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):

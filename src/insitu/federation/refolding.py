@@ -19,8 +19,9 @@ from insitu.federation import tables
 from insitu.federation.keeping import Kept
 from insitu.rounds.cohort import draw
 from insitu.rounds.memory import Memories
+from insitu.rounds.outcome import Model
 from insitu.rounds.plan import Plan
-from insitu.rounds.server import Model, Server
+from insitu.rounds.server import Server
 from insitu.seals import digest
 
 ATTEMPTS = 64

@@ -15,8 +15,9 @@ from insitu.core.errors import DataError
 from insitu.core.protocols import Answering, EvaluatesMany, Setting
 from insitu.core.types import Answer, Client, Context, Data, Failure, Report, Task, Update, Variables
 from insitu.rounds.client import failure, work
+from insitu.rounds.outcome import Model
 from insitu.rounds.plan import Plan
-from insitu.rounds.server import Model, Server
+from insitu.rounds.server import Server
 
 
 def means(sums: dict[str, float]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from insitu.engines.https.http import Response
 from insitu.engines.https.wire.manifest import digest_of
 from insitu.engines.https.wire.packing import unpack
 from insitu.rounds.fold import Fold
-from insitu.rounds.server import Model
+from insitu.rounds.outcome import Model
 from insitu.seals import digest
 from sim.network import Sent
 from sim.study import RUN, Study

@@ -14,8 +14,8 @@ import insitu
 from insitu.core.types import Client
 from insitu.data import Clients
 from insitu.federation import tables as configured
+from insitu.rounds.outcome import Model
 from insitu.rounds.plan import Plan
-from insitu.rounds.server import Model
 from insitu.seals import digest
 
 NAMES = ("aachen", "berlin", "cadiz", "delft", "evora", "florence")
