@@ -23,7 +23,7 @@ from insitu.inputs import (
     opened_store,
     reading,
     usual_observers,
-)
+)  # fmt: skip
 from insitu.interrupt import Interrupt
 from insitu.record import HISTORY, matching, new_id, restored, versions
 from insitu.replay import arrivals
@@ -152,7 +152,8 @@ class _Loop:
                 )
             )  # fmt: skip
             self._started = True
-            self._flush_notices()
+            for notice in self._pending:
+                self._emit(notice)
             if store and record:
                 store.update(self.id, rounds=self.rounds, engine=engine.config(), choices=session.choices)
             server = self._server(session, memories, model, arrived)
@@ -323,10 +324,6 @@ class _Loop:
                 with warnings.catch_warnings():
                     warnings.simplefilter("always")
                     warnings.warn(f"observer {observer!r} failed and is left out from here on: {error!r}", stacklevel=2)
-
-    def _flush_notices(self) -> None:
-        for notice in self._pending:
-            self._emit(notice)
 
     def _notice(self, text: str) -> None:
         notice = events.Notice(self.id, len(self.history), text)

@@ -26,6 +26,7 @@ from typing import Any
 
 from insitu.core import arrays, bits
 from insitu.core.errors import WireError
+from insitu.core.payloads import Coming, Elsewhere, Held, Payload
 
 VERSION = 1
 MAX_HEADER = 64 * 2**20
@@ -113,7 +114,7 @@ def decode(data: bytes | bytearray | memoryview) -> Any:
     """
     view = memoryview(data).cast("B")
     header, payload = _unframe(view)
-    return _rebuilt(header, _Held(payload))
+    return _rebuilt(header, Held(payload))
 
 
 def decode_stream(
@@ -135,53 +136,15 @@ def decode_stream(
         raise _damaged(f"format {version} with a header of {size} bytes in {length}")
     header = _header(bytes(take(size)))
     first = _PREAMBLE.size + size
-    payload = _Coming(take, length - first) if leaf is None else _Elsewhere(leaf, first, length - first)
+    payload = Coming(take, length - first) if leaf is None else Elsewhere(leaf, first, length - first)
     return _rebuilt(header, payload), header["tensors"]
 
 
-def _rebuilt(header: dict[str, Any], payload: _Payload) -> Any:
+def _rebuilt(header: dict[str, Any], payload: Payload) -> Any:
     reader = _Reader(header["tensors"], payload)
     tree = reader.node(header["tree"], ())
     reader.finish()
     return tree
-
-
-class _Held:
-    """A payload that is in memory, and stays its owner's."""
-
-    def __init__(self, view: memoryview) -> None:
-        self._view, self.length, self.at = view, len(view), 0
-
-    def array(self, entry: Mapping[str, Any], shape: tuple[int, ...], where: str) -> Any:
-        self.at += entry["nbytes"]
-        raw = self._view[self.at - entry["nbytes"] : self.at]
-        return bits.array(raw, entry["dtype"], entry["kind"], shape, where)
-
-
-class _Coming:
-    """A payload that comes piece by piece, each the reader's own."""
-
-    def __init__(self, take: Callable[[int], Any], length: int) -> None:
-        self._take, self.length, self.at = take, length, 0
-
-    def array(self, entry: Mapping[str, Any], shape: tuple[int, ...], where: str) -> Any:
-        self.at += entry["nbytes"]
-        raw = memoryview(self._take(entry["nbytes"]))
-        return bits.array(raw, entry["dtype"], entry["kind"], shape, where, ours=True)
-
-
-class _Elsewhere:
-    """A payload that stays where it is."""
-
-    def __init__(self, leaf: Callable[[Mapping[str, Any], int], Any], first: int, length: int) -> None:
-        self._leaf, self._first, self.length, self.at = leaf, first, length, 0
-
-    def array(self, entry: Mapping[str, Any], shape: tuple[int, ...], where: str) -> Any:
-        self.at += entry["nbytes"]
-        return self._leaf(entry, self._first + self.at - entry["nbytes"])
-
-
-_Payload = _Held | _Coming | _Elsewhere
 
 
 def _where(path: _Path) -> str:
@@ -307,7 +270,7 @@ def _no_constant(name: str) -> Any:
 class _Reader:
     """Rebuilds a tree; tensors must come in the table's order and fill the payload without gap or overlap."""
 
-    def __init__(self, table: list[Any], payload: _Payload) -> None:
+    def __init__(self, table: list[Any], payload: Payload) -> None:
         self.table = table
         self.payload = payload
         self.used = 0
