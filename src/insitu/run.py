@@ -128,9 +128,8 @@ class _Loop:
         self._seals = Seals(self.id, store)
         checkpoint = store.load(self.id) if record and store else None
         memories = Memories(checkpoint.memories if checkpoint else None, self.budget)
+        self._started, self._pending = False, list[events.Event]()  # what is to be said once the run has started
         same = record is not None and record["engine"] == engine.config()
-        self._pending: list[events.Event] = []  # what is to be said once the run has started
-        self._started = False
         known, stored = record["choices"] if record and same else {}, store is not None
         done = checkpoint.round if checkpoint else 0
         if self.ranks:
