@@ -35,7 +35,11 @@ class Clients:
     def __init__(self, source: Eager | Lazy, *, prefetch: bool = False) -> None:
         self._source = source
         ahead = prefetch or (isinstance(source, Eager) and source.out_of_core)
-        self._prefetch = Prefetch(source.at, soon=source.soon, threads=source.readers) if ahead else None
+        self._prefetch = None
+        if ahead:
+            threads = source.readers
+            # Several threads keep the disk busy by themselves: nothing needs to be named to it.
+            self._prefetch = Prefetch(source.at, soon=source.soon if threads == 1 else None, threads=threads)
 
     @classmethod
     def from_arrays(

@@ -18,6 +18,8 @@ from insitu.data.reading import File
 KINDS = {"FLOAT": "f4", "DOUBLE": "f8", "INT32": "i4", "INT64": "i8"}
 """Parquet's types that are a NumPy type's bytes; unsigned numbers are stored in those of the same size."""
 DATA_PAGE, PLAIN = 0, 0
+LONGEST = 1 << 12
+"""Bytes of a page's header; those of longer ones (smallest and largest texts are in them) are not looked at."""
 _HEADER = {"type": 1, "size": 3, "data page": 5}
 _DATA_PAGE = {"values": 1, "encoding": 2}
 """The numbers of the fields in the format's ``PageHeader`` and ``DataPageHeader``; all others are passed over."""
@@ -47,7 +49,8 @@ def numbers(file: File, chunk: Any, into: np.ndarray) -> bool:
     flat, at, done = into.reshape(-1).view(np.uint8), 0, 0
     while done < len(flat):
         try:
-            header, at = _struct(raw, at)
+            header, length = _struct(raw[at : at + LONGEST].tobytes(), 0)
+            at += length
             page = header[_HEADER["data page"]]
             size, plain = header[_HEADER["size"]], page[_DATA_PAGE["encoding"]] == PLAIN
             bytes_ = page[_DATA_PAGE["values"]] * into.itemsize
@@ -67,11 +70,11 @@ BOOLEANS, BYTE, INTEGERS, DOUBLE, BINARY, STRUCT = (1, 2), 3, (4, 5, 6), 7, 8, 1
 """Types in Thrift's compact protocol, in which headers are written."""
 
 
-def _struct(raw: np.ndarray, at: int) -> tuple[dict[int, Any], int]:
+def _struct(raw: bytes, at: int) -> tuple[dict[int, Any], int]:
     """The fields of a struct by their numbers, and where it ends. Raises ValueError for what no page header holds."""
     fields: dict[int, Any] = {}
     number = 0
-    while head := int(raw[at]):
+    while head := raw[at]:
         at += 1
         if head >> 4:
             number += head >> 4
@@ -92,16 +95,16 @@ def _struct(raw: np.ndarray, at: int) -> tuple[dict[int, Any], int]:
     return fields, at + 1
 
 
-def _varint(raw: np.ndarray, at: int) -> tuple[int, int]:
+def _varint(raw: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
-        byte = int(raw[at])
+        byte = raw[at]
         value |= (byte & 127) << shift
         at, shift = at + 1, shift + 7
         if byte < 128:
             return value, at
 
 
-def _integer(raw: np.ndarray, at: int) -> tuple[int, int]:
+def _integer(raw: bytes, at: int) -> tuple[int, int]:
     value, at = _varint(raw, at)
     return (value >> 1) ^ -(value & 1), at
