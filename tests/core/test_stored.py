@@ -80,6 +80,7 @@ def test_blocks_have_the_bits_of_adding_and_merging(cohort):
     here, there = Mean().zero(), Mean().zero()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stored, "PIECE", 1024)
+        patch.setattr(stored, "LEAST", 64)
         for size in blocks:
             block = []
             for i in range(size):

@@ -9,8 +9,8 @@ from math import prod
 from insitu.core import bits
 from insitu.core.arrays import Array
 
-PIECE = 2**20
-"""Bytes of an array that are in memory together: of a whole block of clients they stay in the processor's cache."""
+PIECE, LEAST = 2**20, 2**14
+"""Bytes of a block of clients' arrays that are in memory together, and at least of each."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Stored:
         assert little is not None  # whoever has read the header has seen that
         return little.itemsize
 
-    def pieces(self) -> Iterator[Array]:
-        """All elements in order, flat, PIECE bytes at a time; an array without any is one piece without any."""
+    def pieces(self, most: int) -> Iterator[Array]:
+        """All elements in order, flat, ``most`` bytes at a time; an array without any is one piece without any."""
         count, size = prod(self.shape), self._size
-        step = max(1, PIECE // size)
+        step = max(1, most // size)
         for at in range(0, max(1, count), step):
             n = min(step, count - at)
             raw = self.read(self.first + at * size, n * size)
@@ -50,7 +50,7 @@ class Stored:
 
 def together(leaves: Sequence[Stored]) -> Iterator[tuple[int, list[Array]]]:
     """The same piece of each of these arrays of one shape, and the element at which it begins."""
-    at = 0
-    for pieces in zip(*(leaf.pieces() for leaf in leaves), strict=True):
+    at, most = 0, max(LEAST, PIECE // len(leaves))
+    for pieces in zip(*(leaf.pieces(most) for leaf in leaves), strict=True):
         yield at, list(pieces)
         at += pieces[0].shape[0]

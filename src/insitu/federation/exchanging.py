@@ -27,7 +27,7 @@ from insitu.federation.settings import Settings
 
 WRITERS, CHECKERS = 8, 2
 """Threads that wait for the disk, and that look at updates."""
-OLD = 86400.0
+OLD, AT_WORK = 86400.0, 900.0
 """Seconds for which chunks and parts of chunks are kept that no run wants: a site may be about to go on with one."""
 EVERYTHING = 2**62
 """A round that no run comes to."""
@@ -146,11 +146,12 @@ class Exchanging:
             lambda: [r.run for r in self._kept.ledger.submitted() if r.status == "finished"]
         ):
             used = self._used.get(run)
-            if run in self._cleared or (used is not None and now - used < OLD):
+            if run in self._cleared or (used is not None and now - used < AT_WORK):  # predictions, say
                 continue
             try:
                 calls = await self._durably(partial(self._kept.ledger.calls, run))
-                if any(self.exchange.wall() - call.opened < OLD for call in calls):
+                trained = [call.opened for call in calls if call.key.kind == "train"]
+                if trained and self.exchange.wall() - max(trained) < OLD:
                     continue
                 if calls:
                     await self.exchange.forget(run, EVERYTHING, ended=True)

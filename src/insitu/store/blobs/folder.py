@@ -35,6 +35,7 @@ class FolderBlobs:
         self.root = Path(root)
         self.files: Files = files or RealFiles()
         self._lock = threading.RLock()
+        self._syncing = threading.Lock()
         self._arriving: set[tuple[str, str]] = set()
         self._unsynced: set[Path] = set()
         self._me, self._count = uuid.uuid4().hex, itertools.count()
@@ -93,9 +94,10 @@ class FolderBlobs:
         return found[1] if found else 0
 
     def sync(self) -> None:
-        with self._lock:
-            folders = sorted(self._unsynced)
-        with said(f"{self.root} cannot be synced"):
+        # One at a time: a folder that is being synced is in no list, and whoever relies on it has to wait for that.
+        with self._syncing, said(f"{self.root} cannot be synced"):
+            with self._lock:
+                folders = sorted(self._unsynced)
             for folder in folders:
                 self._sync(folder)
 

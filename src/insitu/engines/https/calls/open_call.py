@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -133,7 +134,9 @@ class OpenCall:
         while not self._over:
             batch = await self._batch()
             if batch:
-                await self._take(batch)
+                before = self._loop.time()
+                written = await self._take(batch)
+                self._stood(before, ASLEEP if written else 0.0)
         while not self._inbox.empty():
             waiting = self._inbox.get_nowait()
             if waiting is not None and not waiting[1].done():
@@ -147,29 +150,34 @@ class OpenCall:
         while True:
             wakes = None if self._held is not None else machine.wakes(self.state)
             left = None if wakes is None else max(0.0, wakes - self.now())
-            before = self._loop.time()
-            try:
-                found = [await asyncio.wait_for(self._inbox.get(), None if left is None else min(left, PULSE))]
-            except TimeoutError:
-                if not self._slept(before) and left is not None and left <= PULSE:
-                    return [(Ticks(), None)]
-                continue
-            if left is not None:
-                self._slept(before)
+            found: list[Any] = []
+            if self._inbox.empty():  # else nobody has been waited for: what has come is looked at before the clock
+                before = self._loop.time()
+                with suppress(TimeoutError):
+                    found.append(await asyncio.wait_for(self._inbox.get(), None if left is None else min(left, PULSE)))
+                stood = left is not None and self._stood(before, PULSE + ASLEEP)
+                left = None if stood else left
             while not self._inbox.empty():
                 found.append(self._inbox.get_nowait())
-            return [one for one in found if one is not None]
+            batch: _Batch = [one for one in found if one is not None]
+            if left is not None and left <= PULSE and (not found or left <= 0):
+                batch.append((Ticks(), None))
+            if batch or found:
+                return batch
 
-    def _slept(self, before: float) -> bool:
-        """Whether this process has stood still since. It could not hear anybody meanwhile, so that does not count."""
+    def _stood(self, before: float, most: float) -> bool:
+        """Whether more time than this has gone by since: nobody could be heard meanwhile, so that it does not count."""
         gap = self._loop.time() - before
-        if gap <= PULSE + ASLEEP or self._held is not None:
+        if gap <= most or self._held is not None:
             return False
         self._base += gap
         return True
 
-    async def _take(self, batch: _Batch) -> None:
-        """The events of a batch in turn; their entries are written together, and nothing counts before."""
+    async def _take(self, batch: _Batch) -> bool:
+        """The events of a batch in turn; their entries are written together, and nothing counts before.
+
+        False where that could not be done.
+        """
         now, entries, told = self.now(), [], []
         try:
             if self._unsure:
@@ -185,7 +193,7 @@ class OpenCall:
                 self._unsure = False
         except StoreError as error:
             await self._not_written(error, batch)
-            return
+            return False
         except BaseException as error:  # a bug, or the end of the loop: nobody may wait for it for ever
             self._fail(batch, error if isinstance(error, Exception) else Refusal("BUSY", "the coordinator ends", 5.0))
             if isinstance(error, Exception):
@@ -197,6 +205,7 @@ class OpenCall:
             if future is not None and not future.done():
                 future.set_result(effects)
         self.bell.ring()
+        return True
 
     async def _not_written(self, error: StoreError, batch: _Batch) -> None:
         self._fail(batch, error)

@@ -156,7 +156,7 @@ class Fleet:
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(LOOK)
-            for hand in self.there:
+            for hand in list(self._hands):  # those as well that are not ready: what they open may never answer
                 hand.silence += 1  # looks, not seconds: none are missed while this process itself stands still
                 if hand.silence > SILENT / LOOK:
                     log.error("the worker process %d has said nothing for %g s: it is killed", hand.pid, SILENT)
