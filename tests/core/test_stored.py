@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from insitu.core import stored, tree, wire
 from insitu.core.errors import Refusal, UpdateError, WireError
 from insitu.core.mean import Mean
+from insitu.core.stored import Stored
 from insitu.core.types import Context, Update
 from insitu.engines.https.wire.packing import Stream, left_there, pack
 
@@ -58,7 +59,7 @@ SHAPES = [(), (0,), (1,), (7,), (3, 5), (700, 3)]
 
 
 def array(kind: str, dtype: str, shape, random) -> object:
-    numbers = random.normal(size=shape) * 10.0 ** random.integers(-6, 6)
+    numbers = random.normal(size=shape) * 10.0 ** random.integers(-6, 3 if dtype == "float16" else 6)
     if kind == "torch":
         return torch.as_tensor(numbers).to(getattr(torch, dtype))
     return np.asarray(numbers).astype("float32" if dtype == "bfloat16" else dtype)
@@ -187,3 +188,13 @@ def test_a_table_that_is_not_the_manifests_is_refused():
     manifest["tensors"] = [{**manifest["tensors"][0], "dtype": "float32"}]
     with pytest.raises(Refusal, match="table of tensors"):
         left_there(manifest, shelf.read)
+
+
+def test_memory_does_not_grow_with_the_block():
+    """Twenty times the clients: the pieces of all of them together are as large."""
+    largest = []
+    for clients in (4, 80):
+        leaves = [Stored((2**19,), "float32", "numpy", 0, lambda first, count: memoryview(bytearray(count)))] * clients
+        largest.append(max(sum(piece.nbytes for piece in pieces) for _, pieces in stored.together(leaves)))
+    assert largest[0] <= stored.PIECE
+    assert largest[1] <= 80 * stored.LEAST

@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 from hypothesis import given, settings
@@ -333,3 +334,35 @@ def test_parts_do_not_keep_files_open_after_their_end(tmp_path):
             part.write(b"c")
             part.finish()
     assert len(os.listdir("/proc/self/fd")) == count < soft
+
+
+def test_whoever_syncs_waits_for_a_sync_that_is_under_way(tmp_path):
+    """A folder that is being synced is not durable yet, whoever began with it."""
+
+    class Slow(RealFiles):
+        begun, go_on = threading.Event(), threading.Event()
+        slow = False
+
+        def sync_folder(self, folder):
+            if self.slow:
+                self.begun.set()
+                assert self.go_on.wait(30)
+            super().sync_folder(folder)
+
+    blobs = FolderBlobs(tmp_path / "blobs", files=(files := Slow()))
+    data = b"a chunk"
+    part = blobs.part("berlin", hashlib.sha256(data).hexdigest(), len(data))
+    part.write(data)
+    part.finish()
+    files.slow = True
+    first = threading.Thread(target=blobs.sync)
+    first.start()
+    assert files.begun.wait(30)
+    second = threading.Thread(target=blobs.sync)
+    second.start()
+    second.join(0.3)
+    assert second.is_alive()
+    files.go_on.set()
+    first.join(30)
+    second.join(30)
+    assert not second.is_alive()

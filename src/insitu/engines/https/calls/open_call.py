@@ -223,8 +223,13 @@ class OpenCall:
     async def _reread(self) -> None:
         """After a write of which nobody knows whether it arrived: what is there counts."""
         entries = await self._read()
-        heard = {client: standing.heard for client, standing in self.state.who.items()}
-        state = machine.replayed(self._fresh, entries, 0.0)
-        who = {c: s._replace(heard=max(s.heard, heard[c]), doing=self.state.who[c].doing) for c, s in state.who.items()}
+        state, before = machine.replayed(self._fresh, entries, 0.0), self.state.who
+        who = {
+            c: s._replace(
+                heard=max(s.heard, before[c].heard), doing=before[c].doing,
+                phase=before[c].phase if s.seq < 0 else s.phase,
+            )
+            for c, s in state.who.items()
+        }  # fmt: skip
         self.state = replace(state, who=who, late=self.state.late)
         self._unsure = False
