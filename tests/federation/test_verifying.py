@@ -328,7 +328,9 @@ def test_a_run_that_never_stands_still_is_not_read_for_ever(made, opened):
         return [{**one, "rounds": 100 + len(asked)} for one in found]
 
     verdict = verified(replace(kept, store=Meanwhile(kept.store, runs=runs)), folder, made.runs[0])
-    assert verdict.broken.startswith("round 4: its seal is not there, and 114 rounds are committed; but the run went on")
+    assert verdict.broken.startswith(
+        "round 4: its seal is not there, and 114 rounds are committed; but the run went on"
+    )
     assert verdict.broken.endswith(f"may be no more than that: `insitu pause {made.runs[0]}`, and verify it again")
     assert len(asked) == 3 * verifying.PASSES
 

@@ -37,7 +37,7 @@ def as_they_are(chunk: Any, dtype: np.dtype, count: int) -> bool:
     return (
         chunk.compression == "UNCOMPRESSED"
         and not chunk.has_dictionary_page
-        and READ >= set(chunk.encodings)
+        and set(chunk.encodings) <= READ
         and chunk.num_values == count
         and statistics is not None
         and statistics.has_null_count

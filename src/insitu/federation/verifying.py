@@ -16,7 +16,6 @@ from insitu.federation.folder import Folder
 from insitu.federation.keeping import Kept
 from insitu.federation.refolding import CannotFold, Papers, folded
 
-
 PASSES = 5
 """Times that a run which is at work is read, where what was read does not fit together."""
 

@@ -87,12 +87,12 @@ class Lanes:
             }
             carry = wave.stacked([job.carry for job in wave.jobs], "carry")
         told = fixed["message"] if same else None
-        fused = self.kind == "fused" and same and self._model
-        steady = bool(fused) and self._model.steady(wave.example())
+        model = self._model if self.kind == "fused" and same else None
+        steady = model is not None and model.steady(wave.example())
         self._count(wave, steady)
-        if fused:
+        if model is not None:
             # The rate is read where the message came from: a GPU would have to be waited for.
-            together = steps.fused(self._model, float(first["lr"]), steady=steady)
+            together = steps.fused(model, float(first["lr"]), steady=steady)
             yield Finished(wave.jobs, self._in_place(together, carry, fixed, wave, steady), told)
         else:
             yield from self._in_turn(self._step(fixed, same), carry, fixed, wave, told)
