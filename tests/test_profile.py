@@ -17,6 +17,7 @@ from insitu.data.clients import Clients
 from insitu.engines.processes import Processes
 from insitu.engines.vectorized import Vectorized
 from insitu.learners.torch import TorchLearner
+from insitu.learners.torch.chain import replay
 
 SIZES = (3, 5, 8, 9, 12, 20)
 RNG = np.random.default_rng(0)
@@ -66,6 +67,17 @@ def test_lanes_are_counted(tmp_path, momentum):
     assert profile.lanes.utilisation == pytest.approx(sum(SIZES) / (4 * sum(steps)))
     assert profile.lanes.steps == 3 * longest
     assert profile.lanes.lanes == pytest.approx(sum(steps) / longest)
+
+
+def test_lanes_that_stay_to_the_end_are_counted_to_the_end(tmp_path, monkeypatch):
+    """Where stretches are recorded, who has finished stays: as full as they are, and not as they might be."""
+    monkeypatch.setitem(replay.RECORDERS, "cpu", replay.Again)
+    with insitu.Profile() as profile:
+        run(tmp_path, Vectorized(lanes=3, compile=False), plan())
+    steps = [-(-n // 4) for n in SIZES]
+    slots = 4 * (3 * max(steps[:3]) + len(steps[3:]) * max(steps[3:]))
+    assert profile.lanes.utilisation == pytest.approx(sum(SIZES) / slots)
+    assert profile.lanes.utilisation < sum(SIZES) / (4 * sum(steps))
 
 
 def test_no_lanes_no_figures(tmp_path):

@@ -1,6 +1,7 @@
 """Numbers that lie in a Parquet file as they do in memory are read so; all others by Arrow, with the same answer."""
 
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ N, WIDTH = 90, 7
 RNG = np.random.default_rng(2)
 VALUES = RNG.normal(size=(N, WIDTH))
 KEYS = np.arange(N) // 15
+LEVELS = ("repetition", "definition")
 PLAIN = {"use_dictionary": False, "compression": "none"}
 
 
@@ -143,11 +145,65 @@ def test_headers_that_make_no_sense_are_left_to_arrow(tmp_path):
             changed = whole.copy()
             changed[place] = value
             changed.tofile(tmp_path / "changed")
-            outcomes.add(pages.numbers(reading.File(str(tmp_path / "changed")), chunk, into))
+            outcomes.add(pages.numbers(reading.File(str(tmp_path / "changed")), chunk, LEVELS, into))
     assert outcomes == {True, False}
     whole[start:end].tofile(tmp_path / "changed")  # nothing but the column: its offset lies behind the end
     with pytest.raises(OSError, match="the file ends"):
-        pages.numbers(reading.File(str(tmp_path / "changed")), chunk, into)
+        pages.numbers(reading.File(str(tmp_path / "changed")), chunk, LEVELS, into)
+
+
+class Told:
+    """A column's metadata as it is, but for its statistics and whatever else is given."""
+
+    def __init__(self, chunk, **other):
+        self._chunk = chunk
+        vars(self).update(other)
+
+    def __getattr__(self, name):
+        return getattr(self._chunk, name)
+
+
+NO_NULLS = SimpleNamespace(has_null_count=True, null_count=0)
+
+
+@pytest.mark.parametrize("width", [1, WIDTH])
+@pytest.mark.parametrize("missing", [[0], [3, 4], [29]])
+def test_statistics_that_are_wrong_are_found_out_at_the_pages(tmp_path, width, missing):
+    """They say that nothing is missing: the numbers behind a missing one must not move up, nor levels be numbers."""
+    values = [None if i // width in missing else float(i) for i in range(30 * width)]
+    column = pa.array(values, pa.float64())
+    lists = pa.FixedSizeListArray.from_arrays(column, width) if width > 1 else column
+    pq.write_table(pa.table({"x": lists}), tmp_path / "t", data_page_size=64, write_batch_size=4, **PLAIN)
+    opened = pq.ParquetFile(tmp_path / "t").metadata
+    chunk = opened.row_group(0).column(0)
+    dtype = np.dtype(np.float64)
+    assert chunk.statistics.null_count == len(missing) * width
+    assert not pages.as_they_are(chunk, dtype, 30 * width)
+    chunk = Told(chunk, statistics=NO_NULLS)
+    assert pages.as_they_are(chunk, dtype, 30 * width)  # is believed, to begin with
+    file, levels = reading.File(str(tmp_path / "t")), pages.levels_of(opened.schema.column(0))
+    assert not pages.numbers(file, chunk, levels, np.empty((30, width)))
+
+
+def test_levels_by_column():
+    for column, expected in (((0, 0), ()), ((0, 1), ("definition",)), ((1, 3), ("repetition", "definition"))):
+        given = SimpleNamespace(max_repetition_level=column[0], max_definition_level=column[1])
+        assert pages.levels_of(given) == expected
+
+
+@pytest.mark.parametrize("encodings", [("RLE", "BYTE_STREAM_SPLIT"), ("RLE", "DELTA_BINARY_PACKED", "PLAIN")])
+def test_other_encodings_are_known_before_anything_is_read(tmp_path, encodings):
+    pq.write_table(table(width=1, values=VALUES[:, :1]), tmp_path / "t", **PLAIN)
+    chunk = pq.ParquetFile(tmp_path / "t").metadata.row_group(0).column(2)
+    assert pages.as_they_are(chunk, np.dtype(np.float64), N)
+    assert not pages.as_they_are(Told(chunk, encodings=encodings), np.dtype(np.float64), N)
+
+
+def test_a_file_that_is_refused_at_its_pages_is_refused_once(tmp_path, read_as_they_are):
+    pq.write_table(table(), tmp_path / "t", row_group_size=15, **{**PLAIN, "data_page_version": "2.0"})
+    clients = Clients.from_parquet(tmp_path / "t", "client", "y")
+    assert len([clients.at(place) for place in range(6)]) == 6
+    assert read_as_they_are == [False]
 
 
 def test_larger_than_memory_several_threads_read(tmp_path, monkeypatch):
@@ -164,5 +220,11 @@ def test_larger_than_memory_several_threads_read(tmp_path, monkeypatch):
     for thread in threading.enumerate():
         if thread.name == "insitu prefetch":
             thread.join(30)
+    pq.write_table(table(), tmp_path / "shared", row_group_size=20, **PLAIN)  # of several clients: kept for the next
+    assert Clients.from_parquet(tmp_path / "shared", "client", "y")._source.readers == 1
+    with pq.ParquetWriter(tmp_path / "gaps", table().schema, **PLAIN) as writer:
+        for rows in (table()[:15], table()[:0], table()[15:], table()[:0]):
+            writer.write_table(rows, row_group_size=15)
+    assert Clients.from_parquet(tmp_path / "gaps", "client", "y")._source.readers == 4
     pq.write_table(table(), tmp_path / "packed", row_group_size=15)  # compressed: the processor is what takes time
     assert Clients.from_parquet(tmp_path / "packed", "client", "y")._source.readers == 1

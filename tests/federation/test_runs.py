@@ -46,7 +46,7 @@ class House:
             self.ledger.declare(name, {"data": {"examples": 50}}, 2.0)
 
     def until(self, run, *statuses):
-        for _ in range(300):
+        for _ in range(3000):
             told = self.desk.status(run)
             if told["status"] in statuses and not (told["status"] != "running" and self.desk.live()):
                 return told
@@ -306,6 +306,56 @@ def test_examples_that_are_none_are_refused(house, rooms, body, why):
     with pytest.raises(Refusal, match=why) as refused:
         house.desk.predict(run, body, "anna")
     assert refused.value.code == "BAD_REQUEST"
+
+
+def test_why_a_run_waits_is_said_without_a_database_that_is_away(tmp_path, rooms, monkeypatch):
+    """What was known before is told; nothing is asked of who cannot answer."""
+    house = House(tmp_path, rooms, sites=3)
+    house.enrol(*SITES)
+    house.desk.begin()
+    run = house.desk.submit(TABLES, "a", "anna")
+    house.desk.order(run, "pause", "anna")
+    paused, asked = house.desk.status(run), []
+    waiting = house.desk.submit(TABLES, "b", "anna")
+
+    def away(*args, **named):
+        asked.append(args)
+        raise StoreError("the database does not answer")
+
+    try:
+        with monkeypatch.context() as patch:
+            house.desk.away = lambda: "it has not answered for 40 s: is it up?"
+            for name in ("runs", "events", "record", "load"):
+                patch.setattr(house.store, name, away)
+            patch.setattr(house.desk, "_sites", away)
+            assert house.desk.status(run) == paused
+            told = house.desk.status(waiting)
+        assert told["reason"] == "it has not answered for 40 s: is it up?"
+        assert told["next"] == "it starts once the database answers"
+        assert asked == []
+    finally:
+        house.desk.away = str
+        house.close()
+
+
+def test_rounds_of_a_run_that_rests_are_told_while_the_database_is_away(house, rooms, monkeypatch):
+    rooms.go.set()
+    run = house.desk.submit(TABLES, "a", "anna")
+    finished = house.until(run, "finished")
+    assert finished["committed"] == 3
+
+    def away(*args, **named):
+        raise StoreError("the database does not answer")
+
+    monkeypatch.setattr(house.desk, "away", lambda: "it has not answered for 40 s: is it up?")
+    with monkeypatch.context() as patch:
+        patch.setattr(house.store, "runs", away)
+        assert house.desk.status(run) == finished
+    house.desk.end("another leads")
+    house.desk.begin()  # of another process's run it knows how far it is
+    with monkeypatch.context() as patch:
+        patch.setattr(house.store, "runs", away)
+        assert house.desk.status(run) == {**finished, "history": {}}
 
 
 def test_a_run_at_work_does_not_predict(house, rooms):

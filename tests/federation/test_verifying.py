@@ -7,12 +7,17 @@ import os
 import shutil
 import signal
 import sqlite3
+from dataclasses import replace
 
 import pytest
 from processes import PLAN, SITES, Federation
 from typer.testing import CliRunner
 
 from insitu.cli.main import app
+from insitu.core.errors import BlobError
+from insitu.federation import keeping, verifying
+from insitu.federation.folder import Folder
+from insitu.federation.verifying import verified
 
 SCAFFOLD = PLAN.replace('"fedavg"', '"scaffold"').format(rounds=2)
 SERVER = PLAN.format(rounds=2) + 'server = { name = "momentum" }\n'
@@ -249,14 +254,93 @@ def test_which_run_and_which_folder(made, study):
     assert "is an operator's folder: what is verified are the database and the tensors" in done.stderr
 
 
+class Meanwhile:
+    """A store, ledger or folder of blobs whose answers some functions change, as they were before something happened.
+
+    ``then``: by method what it makes of the true answer, or raises.
+    """
+
+    def __init__(self, inner, **then):
+        self._inner, self._then = inner, then
+
+    def __getattr__(self, name):
+        method, then = getattr(self._inner, name), self._then.get(name)
+        return method if then is None else lambda *args, **named: then(method(*args, **named))
+
+
+@pytest.fixture
+def opened(study):
+    folder = Folder(study)
+    kept = keeping.opened(folder, folder.settings())
+    with kept.ledger, kept.store:
+        yield kept, folder
+
+
+def two_rounds(runs):
+    return [{**one, "rounds": 2} for one in runs]
+
+
+@pytest.mark.parametrize("at", ["between its events and its model", "before its events"])
+def test_a_round_that_is_committed_meanwhile_breaks_nothing(made, opened, at):
+    kept, folder = opened
+    asked = []
+
+    def runs(found):
+        """Two rounds, until their number was asked for twice: before the pass, and for its seals."""
+        asked.append("runs")
+        return two_rounds(found) if len(asked) <= 2 else found
+
+    def events(found):
+        return [one for one in found if one["round"] <= 2] if at.startswith("between") and len(asked) <= 2 else found
+
+    verdict = verified(replace(kept, store=Meanwhile(kept.store, runs=runs, events=events)), folder, made.runs[0])
+    assert verdict.broken == ""
+    assert verdict.holds[0].startswith("rounds 1 to 3 are sealed")
+    assert len(verdict.holds) == len(set(verdict.holds)) == 5
+    assert len(asked) == 5  # before and after the pass that did not fit, and the one that did
+
+
+def test_updates_that_are_let_go_while_they_are_folded_break_nothing(made, opened, monkeypatch):
+    kept, folder = opened
+    gone = []
+
+    def folded(*args):
+        gone.append(True)
+        raise BlobError("the chunk is not there")
+
+    monkeypatch.setattr(verifying, "folded", folded)
+    ledger = Meanwhile(kept.ledger, calls=lambda found: [] if gone else found)
+    verdict = verified(replace(kept, ledger=ledger), folder, made.runs[0])
+    assert (verdict.broken, gone) == ("", [True])
+    assert verdict.holds[-1].startswith("rounds 1 to 3 are checked by the chain alone")
+    gone.clear()
+    verdict = verified(kept, folder, made.runs[0])  # they are still there, and one of them is not to be read
+    assert verdict.broken == "round 3: an update cannot be read: the chunk is not there"
+    assert gone == [True]
+
+
+def test_a_run_that_never_stands_still_is_not_read_for_ever(made, opened):
+    kept, folder = opened
+    asked = []
+
+    def runs(found):
+        asked.append("runs")
+        return [{**one, "rounds": 100 + len(asked)} for one in found]
+
+    verdict = verified(replace(kept, store=Meanwhile(kept.store, runs=runs)), folder, made.runs[0])
+    assert verdict.broken.startswith(
+        "round 4: its seal is not there, and 114 rounds are committed; but the run went on"
+    )
+    assert verdict.broken.endswith(f"may be no more than that: `insitu pause {made.runs[0]}`, and verify it again")
+    assert len(asked) == 3 * verifying.PASSES
+
+
 def test_what_a_run_that_was_long_over_has_left_is_cleared(made, study):
     """The updates of the last round, and every document: what stays is the result, and the chain."""
     import asyncio
     import time
 
-    from insitu.federation import keeping
     from insitu.federation.exchanging import OLD, Exchanging
-    from insitu.federation.folder import Folder
 
     assert len(look(study, "SELECT * FROM calls")) == 3  # of each run the last round's
     assert len(look(study, "SELECT * FROM documents")) == 6  # what was told in these, and a description of each run

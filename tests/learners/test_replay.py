@@ -25,9 +25,9 @@ def made_of(monkeypatch):
     """Recordings on the CPU: how many were made."""
     found = []
 
-    def record(work):
+    def record(work, device):
         found.append(work)
-        return replay.Again(work)
+        return replay.Again(work, device)
 
     monkeypatch.setitem(replay.RECORDERS, "cpu", record)
     return found
@@ -96,8 +96,8 @@ def test_no_more_recordings_are_kept_than_have_room(made_of, monkeypatch):
 def test_what_cannot_be_recorded_is_run(monkeypatch):
     calls = []
 
-    def record(work):
-        calls.append(work)
+    def record(work, device):
+        calls.append(device)
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setitem(replay.RECORDERS, "cpu", record)
@@ -108,7 +108,121 @@ def test_what_cannot_be_recorded_is_run(monkeypatch):
     for _ in range(4):
         found = descended(chain, held, batch)
         alike(found, (other, plain._steps(other, batch, COUNTS, LR, replay.Memory())))
-    assert len(calls) == 1
+    assert calls == [torch.device("cpu")]
+    told = chain.said()
+    assert told == [
+        "stretches of steps are not recorded on cpu, and run as they are, which takes longer: operation not permitted"
+        " when stream is capturing"
+    ]
+    assert chain.said() == []  # once
+
+
+@pytest.mark.parametrize("short", [1, replay.TRIES])
+def test_memory_that_was_short_is_not_always(monkeypatch, short):
+    """One recording that does not fit turns nothing off: what others hold is let go, and it is tried again."""
+    left = [torch.OutOfMemoryError("CUDA out of memory")] * short
+    calls = []
+
+    def record(work, device):
+        calls.append(device)
+        if len(calls) > 1 and left:
+            raise left.pop()
+        return replay.Again(work, device)
+
+    monkeypatch.setitem(replay.RECORDERS, "cpu", record)
+    module = made(MODULES["a perceptron"][1])
+    chain, plain = built(module, FLAT), built(module, FLAT)
+    held, other, batch = stacked(module), stacked(module), batch_of(FLAT)
+    for lr in [0.1, 0.1, *[0.2] * 12]:
+        found = descended(chain, held, batch, lr=lr)
+        alike(found, (other, plain._steps(other, batch, COUNTS, lr, replay.Memory())))
+    assert not left
+    gave_up = short == replay.TRIES
+    assert len(calls) == 1 + short + (not gave_up)
+    assert len(chain._replays._kept) == (not gave_up)
+    assert len(chain.said()) == gave_up
+
+
+class Streams:
+    """Stands in for torch.cuda: streams, each of a device, and the current one of each; the current device."""
+
+    def __init__(self, monkeypatch, ends):
+        self.current = {0: "main 0", 1: "main 1"}
+        self.device, self.recorded = 0, []
+        outer = self
+
+        class graph:
+            """As torch's, which ends a capture before it goes back to where it was."""
+
+            def __init__(self, graph, stream=None):
+                self.stream = stream or ("side", outer.device)
+
+            def __enter__(self):
+                self.before = outer.device, outer.current[self.stream[1]]
+                outer.set_stream(self.stream)
+
+            def __exit__(self, *args):
+                if args[0] or not ends:
+                    raise RuntimeError("operation failed due to a previous error during capture")
+                outer.current[self.stream[1]] = self.before[1]
+                outer.device = self.before[0]
+
+        for name, value in {
+            "CUDAGraph": object, "graph": graph, "set_stream": self.set_stream,
+            "Stream": lambda device: ("side", device.index),
+            "current_stream": lambda device=None: self._of(outer.device if device is None else device.index),
+        }.items():  # fmt: skip
+            monkeypatch.setattr(torch.cuda, name, value)
+        replay._side_stream.cache_clear()
+
+    def _of(self, index):
+        return self.current[index], index
+
+    def set_stream(self, stream):
+        name, index = stream
+        self.current[index], self.device = name, index
+
+
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("trouble", [None, "work", "end"])
+def test_a_graph_is_recorded_on_the_lanes_device(monkeypatch, index, trouble):
+    """Whichever is the current one; and where it fails, torch is as it was."""
+    streams = Streams(monkeypatch, ends=trouble != "end")
+
+    def work():
+        streams.recorded.append((streams.device, streams.current[index]))
+        if trouble == "work":
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return {}
+
+    try:
+        if trouble is None:
+            replay.Graph(work, torch.device("cuda", index))
+        else:
+            with pytest.raises(RuntimeError, match="capture"):
+                replay.Graph(work, torch.device("cuda", index))
+    finally:
+        replay._side_stream.cache_clear()
+    assert streams.recorded == [(index, "side")]
+    assert (streams.device, streams.current) == (0, {0: "main 0", 1: "main 1"})
+
+
+def test_users_are_told_that_nothing_is_recorded(monkeypatch):
+    def record(work, device):
+        raise RuntimeError("no graphs here")
+
+    monkeypatch.setitem(replay.RECORDERS, "cpu", record)
+    x, y = np.random.default_rng(1).normal(size=(24, 6)).astype(np.float32), np.arange(24) % 3
+    clients = Clients.from_arrays(x, y, np.split(np.arange(24), 3))
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    plan = insitu.Plan(FedAvg(lr=0.1, batch_size=4), TorchLearner(net))
+    told = []
+    engine = Vectorized(lanes=3, device="cpu")
+    insitu.run(plan, clients, rounds=4, engine=engine, store=None, observers=[told.append])
+    notices = [event.text for event in told if type(event).__name__ == "Notice"]
+    assert [text for text in notices if text.endswith("no graphs here")] == [
+        "stretches of steps are not recorded on cpu, and run as they are, which takes longer: no graphs here"
+    ]
 
 
 SIZES = [5, 31, 8, 17, 3, 22, 40, 9, 12]

@@ -251,6 +251,10 @@ class StackedGradient(Protocol):
         """
         ...
 
+    def said(self) -> list[str]:
+        """What users should know and were not told yet, such as a faster way that turned out to be closed."""
+        ...
+
 
 @runtime_checkable
 class Stackable(Protocol):

@@ -112,11 +112,22 @@ class Parquet:
 
     @property
     def readers(self) -> int:
-        """How many threads read ahead: several where they do little but wait for the disk."""
-        if stays_cached(self._size) < self._size:
+        """How many threads read ahead: several where they do little but wait for the disk.
+
+        One alone where a row group has rows of several clients: it is kept for the next of them, and others would
+        throw it away.
+        """
+        if stays_cached(self._size) < self._size and self._apart():
             with suppress(DataError, OSError):  # asking for a client will say why
                 return AT_ONCE if self._raw(0) is not None else 1
         return 1
+
+    def _apart(self) -> bool:
+        """Whether every row group is one client's."""
+        whose = np.empty(len(self._order), np.int64)
+        whose[self._order] = np.repeat(np.arange(len(self.keys)), self.sizes)
+        starts = np.unique(self._ends)[:-1]  # a group may have no rows
+        return bool((np.minimum.reduceat(whose, starts) == np.maximum.reduceat(whose, starts)).all())
 
     def _rows(self, rows: np.ndarray) -> np.ndarray:
         groups = self._groups_of(rows)
@@ -151,11 +162,12 @@ class Parquet:
         rows, group = int(self._ends[number + 1] - self._ends[number]), table.metadata.row_group(number)
         parts = []
         for kind, width, leaf in self._raw_columns:
-            chunk = group.column(leaf)
+            chunk, levels = group.column(leaf), pages.levels_of(table.metadata.schema.column(leaf))
             if not pages.as_they_are(chunk, kind, rows * width):
                 return None
             parts.append(POOL.empty((rows, width), kind))
-            if not pages.numbers(file, chunk, parts[-1]):
+            if not pages.numbers(file, chunk, levels, parts[-1]):
+                self._raw_columns = []  # the others will be written in the same way: not read in vain as well
                 return None
         if not parts:
             return None

@@ -23,8 +23,7 @@ from insitu.federation.live import Live, plain_events
 from insitu.federation.logs import Tell
 from insitu.federation.metrics import Rounds
 from insitu.federation.settings import RunsTable
-from insitu.federation.telling import Order
-from insitu.history import History
+from insitu.federation.telling import ALIVE, Order, Told
 
 TICK = 1.0
 """Seconds between two looks at who is enrolled, while a run waits for sites."""
@@ -63,6 +62,7 @@ class Desk:
         self._thread: threading.Thread | None = None
         self._predicting = threading.Lock()
         self._listeners: list[Callable[[], None]] = []
+        self._told: dict[str, Told] = {}
         self.away: Callable[[], str] = str
         """Why the database cannot be asked; empty where it can."""
 
@@ -71,8 +71,9 @@ class Desk:
     def begin(self) -> None:
         """Takes up all runs that were queued or running."""
         runs = {run.run: run for run in self.ledger.submitted()}
+        told: dict[str, Told] = {one["id"]: (one["rounds"], {}) for one in self.store.runs()}
         with self._lock:
-            self._ending, self._runs = False, runs
+            self._ending, self._runs, self._told = False, runs, told
         for run in list(runs.values()):
             if run.status == "stopping":
                 self._mark(run.run, "stopped", run.reason)
@@ -149,14 +150,13 @@ class Desk:
         with self._lock:
             submitted = self._known(run)
             live = self._live.get(submitted.run)
-        history = self._history(submitted.run, live)
-        row = history[-1] if len(history) else {}
+        committed, row = self._rounds(submitted.run, live)
         of = int((submitted.tables.get("run") or {}).get("rounds", 0))
         return status.compose(
-            submitted.run, submitted.status, submitted.reason, committed=len(history), of=of,
+            submitted.run, submitted.status, submitted.reason, committed=committed, of=of,
             call=self.backend.status(submitted.run) if live else {},
-            voids=live.voids if live else 0, retries=live.retries if live else 0,
-            trouble=(live.trouble or self.away()) if live else "", again=live.again() if live else None,
+            voids=live.voids if live else 0, retries=live.retries if live else 0, again=live.again() if live else None,
+            trouble=(live.trouble if live else "") or (self.away() if submitted.status in ALIVE else ""),
             starting=self._starting(submitted), history=row,
         )  # fmt: skip
 
@@ -298,6 +298,7 @@ class Desk:
     def _train(self, live: Live) -> None:
         run = live.run.run
         outcome, reason = live.go()
+        self._rounds(run, live)
         with self._wake:
             self._live.pop(run, None)
             if not outcome and self._runs[run].status == "stopping" and not self._ending:
@@ -330,13 +331,14 @@ class Desk:
             old = self._runs[run]
             self._runs[run] = Submitted(old.run, old.tables, old.by, old.at, status, reason)
 
-    def _history(self, run: str, live: Live | None) -> History:
-        history = History()
-        found = live.events() if live else plain_events(self.store, run)
-        for event in found:
-            if event["event"] in ("RoundCommitted", "Evaluated"):
-                history.take(event)
-        return history
+    def _rounds(self, run: str, live: Live | None) -> Told:
+        """See :data:`insitu.federation.telling.Told`; while the database is away, as it was told last."""
+        if live is None and self.away():
+            return self._told.get(run, (0, {}))
+        self._told[run] = telling.rounds(live.events() if live else plain_events(self.store, run))
+        return self._told[run]
 
     def _starting(self, run: Submitted) -> str:
-        return telling.starting(run, *self._sites(), self.settings, self.now()) if run.status == "queued" else ""
+        if run.status != "queued" or self.away():
+            return "it starts once the database answers" if run.status == "queued" else ""
+        return telling.starting(run, *self._sites(), self.settings, self.now())

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from insitu.core.federation import Submitted
 from insitu.federation import status
 from insitu.federation.settings import RunsTable
+from insitu.history import History
 
 Order = Literal["stop", "pause", "resume"]
+ALIVE = ("queued", "running", "stopping")
+"""What a run's status is while something is to happen by itself."""
+Told = tuple[int, Mapping[str, Any]]
+"""Of a run: the number of committed rounds, and the last one's row in its history."""
+
+
+def rounds(events: Iterable[Mapping[str, Any]]) -> Told:
+    """What a run's events tell of its rounds."""
+    history = History()
+    for event in events:
+        if event["event"] in ("RoundCommitted", "Evaluated"):
+            history.take(event)
+    return len(history), history[-1] if len(history) else {}
 
 
 def short(run: Submitted, known: Mapping[str, Any] | None) -> dict[str, Any]:

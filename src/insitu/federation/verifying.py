@@ -16,6 +16,9 @@ from insitu.federation.folder import Folder
 from insitu.federation.keeping import Kept
 from insitu.federation.refolding import CannotFold, Papers, folded
 
+PASSES = 5
+"""Times that a run which is at work is read, where what was read does not fit together."""
+
 
 @dataclass
 class Verdict:
@@ -33,12 +36,27 @@ class Broken(Exception):
 def verified(kept: Kept, folder: Folder, run: str) -> Verdict:
     """Checks a run, by its id, the beginning of it, or ``last``. Only reads. Raises ResumeError where there is none."""
     submitted = _found(kept, run)
-    verdict = Verdict(submitted.run)
-    try:
-        _verify(kept, folder, submitted, verdict)
-    except Broken as error:
-        verdict.broken = str(error)
+    for _ in range(PASSES):
+        before, verdict = _progress(kept, submitted.run), Verdict(submitted.run)
+        try:
+            _verify(kept, folder, submitted, verdict)
+            return verdict
+        except Broken as error:
+            verdict.broken = str(error)
+        # What was read first may be older than what was read last, where a round was committed in between.
+        if _progress(kept, submitted.run) == before:
+            return verdict
+    verdict.broken += (
+        f"; but the run went on each of the {PASSES} times that this was read, and it may be no more than that:"
+        f" `insitu pause {submitted.run}`, and verify it again"
+    )
     return verdict
+
+
+def _progress(kept: Kept, run: str) -> Any:
+    """What changes as soon as a run that is at work commits a round, opens a call, or lets go of updates."""
+    rounds = [one["rounds"] for one in kept.store.runs() if one["id"] == run]
+    return rounds, {call.key for call in _calls(kept, run)}
 
 
 def _found(kept: Kept, run: str) -> Submitted:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 
 import pytest
 
-from insitu.core.errors import Refusal
+from insitu.core.errors import Refusal, StoreError
 from insitu.core.federation import Member
 from insitu.engines.https.api import status as status_api
 from insitu.engines.https.api.members import MembersApi
@@ -121,6 +122,91 @@ def test_a_federation_whose_database_does_not_answer_is_told_as_it_is_remembered
 
     assert asyncio.run(asked()) == {"leader": None, "wrong": {}}
     assert asyncio.run(asked()) == {"leader": "here"}
+
+
+def test_a_database_that_does_not_answer_costs_one_thread_and_no_time(house, monkeypatch):
+    """However often it is asked for: the whole is asked for once at a time, in threads of its own."""
+    monkeypatch.setattr(status_api, "SLOW", 0.2)
+    back, threads, began = threading.Event(), [], threading.Event()
+
+    def whole():
+        threads.append(threading.current_thread().name)
+        began.set()
+        assert back.wait(30)
+        return {"leader": "here"}
+
+    api = StatusApi(dict, str, whole, lambda wrong: {"leader": None})
+    table, peer = Table(api.routes(), house.identify), Peer(PEOPLE["op"][0], PEOPLE["op"][1], "op")
+
+    async def asked(path="/v1/status"):
+        response = await table.handle(Request("GET", path, peer, {}, {}, None))
+        return json.loads(response.body)
+
+    async def often():
+        first = await asked()
+        before = time.monotonic()
+        found = [await asked() for _ in range(50)]
+        found += await asyncio.gather(*(asked() for _ in range(50)))
+        took = time.monotonic() - before
+        ready = await asked("/v1/ready")
+        back.set()
+        while (last := await asked()) == first:
+            await asyncio.sleep(0.01)
+        return [first, *found], took, ready, last
+
+    found, took, ready, last = asyncio.run(asyncio.wait_for(often(), 60))
+    assert found == [{"leader": None}] * 101
+    assert took < 100 * 0.2 / 2  # and not until it is slow, each time
+    assert ready["ready"]
+    assert last == {"leader": "here"}
+    assert len(threads) == 2
+    assert all(name.startswith("status") for name in threads)
+
+
+def test_what_is_told_is_never_older_than_the_question(house):
+    """Whoever asks while another is being answered gets what was read after it had asked."""
+    state, going, reads = ["queued"], threading.Event(), []
+
+    def whole():
+        reads.append(state[0])
+        found = {"status": state[0]}
+        assert going.wait(30)
+        return found
+
+    api = StatusApi(dict, str, whole, lambda wrong: {})
+    table, peer = Table(api.routes(), house.identify), Peer(PEOPLE["op"][0], PEOPLE["op"][1], "op")
+
+    async def asked():
+        return json.loads((await table.handle(Request("GET", "/v1/status", peer, {}, {}, None))).body)
+
+    async def several():
+        first = asyncio.create_task(asked())
+        while not reads:
+            await asyncio.sleep(0.001)
+        state[0] = "stopped"
+        others = [asyncio.create_task(asked()) for _ in range(5)]
+        await asyncio.sleep(0.05)
+        going.set()
+        return [one["status"] for one in await asyncio.gather(first, *others)]
+
+    assert asyncio.run(asyncio.wait_for(several(), 60)) == ["queued", *["stopped"] * 5]
+    assert reads == ["queued", "stopped"]
+
+
+def test_a_whole_that_fails_is_an_error_and_not_the_end(house):
+    answers = [StoreError("the disk is gone"), {"leader": "here"}]
+
+    def whole():
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    api = StatusApi(dict, str, whole, lambda wrong: {})
+    request = Request("GET", "/v1/status", Peer(PEOPLE["op"][0], PEOPLE["op"][1], "op"), {}, {}, None)
+    with pytest.raises(StoreError, match="the disk is gone"):
+        asyncio.run(api.status(request))
+    assert json.loads(asyncio.run(api.status(request)).body) == {"leader": "here"}
 
 
 def test_an_invitation_is_a_token_whose_digest_is_kept(house):

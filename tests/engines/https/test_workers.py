@@ -198,8 +198,8 @@ def test_a_worker_that_is_killed_is_followed_by_another(federation, caplog):
             await upload.send(b"PUT /v1/chunks/ab HTTP/1.1\r\nhost: x\r\ncontent-length: 90000\r\n\r\n" + b"x" * 900)
             await until(lambda: calls == [("wait", "berlin")] and port.fleet.open("uploads") == 1)
             os.kill(hand.pid, signal.SIGKILL)
-            ended = [await poll.ended(1), await upload.ended(1)]
-            await until(lambda: ("take", "berlin", 900) in calls, 1.0)  # whoever waited for the body was told
+            ended = [await poll.ended(20), await upload.ended(20)]
+            await until(lambda: ("take", "berlin", 900) in calls)  # whoever waited for the body was told
             meanwhile = await asked(port, tls)  # no worker is there: the main process takes it itself
             before = time.monotonic()
             await until(lambda: port.fleet.there)

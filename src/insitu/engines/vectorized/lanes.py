@@ -86,15 +86,20 @@ class Lanes:
                 "frozen": self._here(wave.jobs[0].fixed["frozen"]),
             }
             carry = wave.stacked([job.carry for job in wave.jobs], "carry")
-        self._count(wave)
         told = fixed["message"] if same else None
-        if self.kind == "fused" and same and self._model:
-            steady = self._model.steady(wave.example())
+        model = self._model if self.kind == "fused" and same else None
+        steady = model is not None and model.steady(wave.example())
+        self._count(wave, steady)
+        if model is not None:
             # The rate is read where the message came from: a GPU would have to be waited for.
-            together = steps.fused(self._model, float(first["lr"]), steady=steady)
+            together = steps.fused(model, float(first["lr"]), steady=steady)
             yield Finished(wave.jobs, self._in_place(together, carry, fixed, wave, steady), told)
         else:
             yield from self._in_turn(self._step(fixed, same), carry, fixed, wave, told)
+
+    def said(self) -> list[str]:
+        """What users should know of how the lanes are advanced, and were not told yet."""
+        return [] if self._model is None else self._model.said()
 
     def rehearsed(self, wave: Wave, n: int) -> tuple[Callable[[], Any], int]:
         """Some steps of ``n`` clients like the wave's first, to be timed, and how many they are.
@@ -172,12 +177,13 @@ class Lanes:
             carry = tree.map(lambda x, y, i=index: x.index_copy(0, i, y), carry, new)
         return carry
 
-    def _count(self, wave: Wave) -> None:
-        """For a profile: how well the wave's batches fill the lanes."""
+    def _count(self, wave: Wave, steady: bool) -> None:
+        """For a profile: how well the wave's batches fill the lanes. ``steady``: all stay until the longest is done."""
         if (recorder := spans.recorder()) is not None:
             counts = wave.counts()
             busy = int(counts.sum())
-            slots = (busy if self.compiled is None else len(counts) * self.compiled) * wave.size
+            always = len(wave.jobs) if steady else self.compiled
+            slots = (busy if always is None else len(counts) * always) * wave.size
             examples = sum(int(job.batches.ends[-1]) for job in wave.jobs)
             recorder.count(steps=len(counts), lanes=busy, slots=slots, examples=examples)
 

@@ -212,6 +212,8 @@ class VectorizedSession:
                 yield from self._finish(finished, sums)
         except Exception as error:
             return error.with_traceback(None)
+        for text in self.lanes.said():
+            self.setting.notify(text)
         return None
 
     def _choose(self, wave: Wave) -> None:

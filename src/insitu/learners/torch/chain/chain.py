@@ -29,6 +29,10 @@ class Chain:
         """Whether stretches that come again are replayed there: the more alike they are, the better."""
         return can_replay(device)
 
+    def said(self) -> list[str]:
+        """What is to be told of replays and was not told yet."""
+        return self._replays.said()
+
     @torch.no_grad()
     def descend(
         self, parameters: Mapping[str, Tensor], batch: Mapping[str, Any], counts: Sequence[int], lr: float

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -24,6 +25,8 @@ KEPT = 8
 """Recordings, each with memory for a stretch of its own; what was not used for the longest time is let go."""
 SEEN = 64
 """Keys that are remembered without a recording."""
+TRIES = 3
+"""Recordings that may run out of memory before no more are made: what filled it may be gone by the next."""
 COLUMNS = ("x", "y", "weight", "share")
 
 Sums = dict[str, Tensor]
@@ -42,10 +45,18 @@ class Recording(Protocol):
 class Graph:
     """A recording as a CUDA graph."""
 
-    def __init__(self, work: Callable[[], Sums]) -> None:
+    def __init__(self, work: Callable[[], Sums], device: torch.device) -> None:
+        # A recording takes down what is launched on its stream, and a stream belongs to a device: on that of another
+        # one it would stay empty. One that fails leaves torch on its stream, and on its device.
+        here, there = torch.cuda.current_stream(), torch.cuda.current_stream(device)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._sums = work()
+        try:
+            with torch.cuda.graph(self._graph, stream=_side_stream(device)):
+                self._sums = work()
+        except BaseException:
+            torch.cuda.set_stream(there)
+            torch.cuda.set_stream(here)  # of the device that was the current one: the last that is set is
+            raise
 
     def replay(self) -> Sums:
         """See :class:`Recording`."""
@@ -56,11 +67,11 @@ class Graph:
 class Again:
     """A recording on devices that have none: the same calls with the same arguments. For tests of what is held."""
 
-    def __init__(self, work: Callable[[], Sums]) -> None:
+    def __init__(self, work: Callable[[], Sums], device: torch.device) -> None:
         self.replay = work
 
 
-RECORDERS: dict[str, Callable[[Callable[[], Sums]], Recording]] = {"cuda": Graph}
+RECORDERS: dict[str, Callable[[Callable[[], Sums], torch.device], Recording]] = {"cuda": Graph}
 """By type of device. On a CPU a call takes less than the work that it asks for, and nothing is recorded."""
 
 
@@ -71,6 +82,13 @@ class Replays:
         self._seen: OrderedDict[Any, None] = OrderedDict()
         self._kept: OrderedDict[Any, tuple[Recording, dict[str, Tensor]]] = OrderedDict()
         self._trouble = ""
+        self._short = 0
+        self._said: list[str] = []
+
+    def said(self) -> list[str]:
+        """What was not told yet: that stretches are no longer recorded, and why."""
+        said, self._said = self._said, []
+        return said
 
     def run(
         self, work: Work, parameters: Mapping[str, Tensor], batch: Mapping[str, Any], counts: Sequence[int], lr: float
@@ -94,20 +112,37 @@ class Replays:
             while len(self._seen) > SEEN:
                 self._seen.popitem(last=False)
             return False
-        held = {name: torch.empty_like(batch[name]) for name in COLUMNS}
-        memory, of_now = Memory(), dict(parameters)
-        for name, column in held.items():
-            column.copy_(batch[name])
+        memory, of_now, device = Memory(), dict(parameters), batch["x"].device
         try:
-            make = RECORDERS[batch["x"].device.type]
-            recording = make(lambda: work(of_now, held, tuple(counts), lr, memory))
+            held = {name: torch.empty_like(batch[name]).copy_(batch[name]) for name in COLUMNS}
+            recording = RECORDERS[device.type](lambda: work(of_now, held, tuple(counts), lr, memory), device)
         except RuntimeError as error:  # a loss that looks at numbers, say; nothing has been done by then
-            self._trouble = str(error)
+            self._failed(error, device)
             return False
         self._kept[key] = recording, held
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)
         return True
+
+    def _failed(self, error: RuntimeError, device: torch.device) -> None:
+        """A recording cannot be made: never again, unless it is memory that was short, which it may not always be."""
+        if isinstance(error, torch.OutOfMemoryError):
+            self._short += 1
+            self._kept.clear()  # the memory of the others is that of the stretch itself now
+            self._seen.clear()
+            if self._short < TRIES:
+                return
+        self._trouble = str(error) or type(error).__name__
+        self._said.append(
+            f"stretches of steps are not recorded on {device}, and run as they are, which takes longer:"
+            f" {self._trouble.splitlines()[0][:300]}"
+        )
+
+
+@cache
+def _side_stream(device: torch.device) -> Any:
+    """The stream that recordings are made on: one a device, as each that is used keeps memory of its own."""
+    return torch.cuda.Stream(device)
 
 
 def can_replay(device: torch.device) -> bool:

@@ -119,6 +119,10 @@ class Stacked:
         chain = self._chain_for(x)
         return chain is not None and chain.replays(x.device)
 
+    def said(self) -> list[str]:
+        """See :class:`insitu.core.protocols.StackedGradient`."""
+        return [text for chain in self._chains.values() if chain is not None for text in chain.said()]
+
     def _chain_for(self, x: Any) -> Chain | None:
         if not isinstance(x, Tensor):
             return None
