@@ -36,8 +36,9 @@ def invite(
     if any(member.name == name and member.revoked is None for member in ledger.members()):
         raise Refusal("NAME_TAKEN", f"{name!r} is enrolled already: revoke it first, or choose another name")
     token, expires = tokens(name, role), now + seconds
-    ledger.invite(token.invitation(expires))
+    # First, since the two are not one transaction: nothing may be done of which nobody would know.
     ledger.audit([{"at": now, "who": by, "what": "invite", "data": {"name": name, "role": role, "expires": expires}}])
+    ledger.invite(token.invitation(expires))
     return token.text(), expires
 
 
@@ -48,8 +49,8 @@ def revoke(ledger: Ledger, name: Any, by: str, now: float) -> None:
         raise Refusal(
             "NOT_FOUND", f"there is no member {name!r} that could be revoked: see `insitu federation members`"
         )
+    ledger.audit([{"at": now, "who": by, "what": "revoke", "data": {"name": name}}])  # first, as above
     ledger.revoke(name, now)
-    ledger.audit([{"at": now, "who": by, "what": "revoke", "data": {"name": name}}])
 
 
 class MembersApi:
