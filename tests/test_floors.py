@@ -73,6 +73,7 @@ HOMES = {
     "pyarrow": ("data/parquet",),
     "cloudpickle": ("engines/processes",),
     "joblib": ("engines/processes",),
+    "threadpoolctl": ("engines/inline",),
 }
 ONLY_INSIDE_FUNCTIONS = {"pandas"}
 CORE_LIBRARIES = {"numpy"}

@@ -12,14 +12,28 @@ from insitu.rounds.arrivals import Record
 from insitu.rounds.plan import Plan
 
 
-def arrivals(plan: Plan, store: Store | None, replay: str | None, now: Mapping[str, Any]) -> Record | None:
-    """The record of the run that is to be replayed; None where none is. ``now`` is the record of the run to be made.
+def arrivals(
+    plan: Plan, store: Store | None, replay: str | None, resumed: Mapping[str, Any] | None, now: Mapping[str, Any]
+) -> tuple[str | None, Record | None]:
+    """The run that is to be replayed, and who arrived when in it; None where none is.
+
+    ``replay`` is how a new run names it. One that is gone on with, whose record is ``resumed``, replays what it did
+    before. ``now`` is the record of the run to be made.
 
     Raises ResumeError where the store has no such run, or one of another plan, seed or population, or with fewer
-    rounds; PlanError where the plan's rounds are not in real time, so that there is nothing to replay.
+    rounds, or where the run gone on with replays another; PlanError where the plan's rounds are not in real time, so
+    that there is nothing to replay.
     """
+    if resumed is not None:
+        before = resumed.get("replay")
+        if replay is not None and (store is None or before is None or _whole(store, replay) != _whole(store, before)):
+            raise ResumeError(
+                f"run {resumed['id']} replays {before or 'no other run'}, not {replay}: leave replay out, or start anew"
+                " without resume"
+            )
+        replay = before
     if replay is None:
-        return None
+        return None, None
     if plan.buffered is None or not plan.buffered.real:
         raise PlanError(
             f'replay={replay!r}: only rounds in real time, Buffered(…, clock="real"), depend on more than the seed: run'
@@ -35,4 +49,9 @@ def arrivals(plan: Plan, store: Store | None, replay: str | None, now: Mapping[s
         raise ResumeError(
             f"run {run} has {len(found)} rounds to be replayed, not {now['rounds']}: give rounds={len(found)}"
         )
-    return found
+    return run, found
+
+
+def _whole(store: Store, run: str) -> str:
+    """The whole id of the run that this is, or is the beginning of."""
+    return str(store.record(run)["id"])

@@ -88,7 +88,7 @@ def run(
             engine = chosen_engine(engine, plan, len(clients), None)  # a plan that is refused leaves no store behind
         ranks = engine.ranks() if engine else None
     if ranks and ranks.rank:
-        store, observers = None, []  # rank 0 keeps the store, and says what there is to say
+        store, observers, replay = None, [], None  # rank 0 keeps the store, and says what there is to say
     with Interrupt() as interrupt, opened_store(store) as opened, reading(clients):
         return _Loop(plan, clients, rounds, int(seed), test, interrupt, budget, id, stop, replay).go(
             engine, opened, observers, resume
@@ -118,11 +118,11 @@ class _Loop:
         if self.ranks:
             compare(self.ranks, self.plan, self.clients, start, {**self._record(digest), "rounds": self.rounds})
             if store and resume is None:
-                resume = unfinished(store, self.ranks.launch(), digest)
+                resume, self.replay = unfinished(store, self.ranks.launch(), digest, self.replay)
         if resume is not None and store is None and not self._follows():
             raise ResumeError(f"resume={resume!r} needs the store that holds the run: give store=…")
         record = None if resume is None or store is None else matching(store, resume, self._record(digest))
-        arrived = self._arrivals(record, digest)
+        self.replay, arrived = arrivals(self.plan, store, self.replay, record, self._record(digest))
         engine = chosen_engine(engine, self.plan, len(self.clients), record)
         self.id = record["id"] if record else self.new_id or new_id()
         self._seals = Seals(self.id, store)
@@ -168,11 +168,6 @@ class _Loop:
             if store:
                 with spans.span("store", "flush"):
                     store.flush()
-
-    def _arrivals(self, record: dict[str, Any] | None, digest: str) -> Record | None:
-        """What is to be replayed: as it was given, or as a run that is gone on with was made of it."""
-        self.replay = self.replay or (record or {}).get("replay")
-        return None if self._follows() else arrivals(self.plan, self.store, self.replay, self._record(digest))
 
     def _create(self, store: Store, digest: str, engine: Engine, session: Session) -> None:
         chosen = {"engine": engine.config(), "choices": session.choices}

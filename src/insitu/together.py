@@ -33,20 +33,24 @@ def compare(ranks: Ranks, plan: Plan, clients: Population, start: Variables | No
     ranks.agree(fields)
 
 
-def unfinished(store: Store, launch: tuple[str, bool] | None, digest: str) -> str | None:
-    """The run of this plan that the same launch began: what it goes on with.
+def unfinished(
+    store: Store, launch: tuple[str, bool] | None, digest: str, replay: str | None
+) -> tuple[str | None, str | None]:
+    """The run of this plan that the same launch began, or None; and what is still to be replayed.
 
-    One that is finished counts where this is a restart: a worker may die when there is nothing left to do.
+    One that is finished counts where this is a restart: a worker may die when there is nothing left to do. A replay
+    goes on with a replay, of the run that its record names: by now ``replay`` may mean another, such as the last one.
     """
     if launch is None:
-        return None
+        return None, replay
     name, again = launch
     for row in store.runs():
         record = store.record(row["id"])
         ours = record.get("launch") == name and record["digest"] == digest
+        ours = ours and ("replay" in record) == (replay is not None)
         if ours and (again or record["status"] != "finished"):
-            return str(record["id"])
-    return None
+            return str(record["id"]), None
+    return None, replay
 
 
 def going_on(ranks: Ranks, model: Model, history: History) -> Model:

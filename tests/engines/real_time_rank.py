@@ -27,12 +27,17 @@ Y = (X[:, 0] > 0).astype(int)
 ROUNDS = 30
 
 
+HERE: list[str] = []
+"""The clients that this process has looked at in the present case: one before the run starts, then those it had."""
+
+
 class Slow(LogisticLearner):
     """A learner that takes its time on rank 2."""
 
     def check(self, client: insitu.Client) -> None:
+        HERE.append(client.id)
         if os.environ.get("RANK") == "2":
-            time.sleep(0.15)
+            time.sleep(0.3)
         super().check(client)
 
 
@@ -74,10 +79,12 @@ CASES = {case.__name__: case for case in (a_slow_rank, a_bound, everyone, stoppe
 
 def ran(plan: insitu.Plan, n: int = 2, rounds: int = ROUNDS, **more: Any) -> dict[str, Any]:
     told: list[events.Event] = []
+    HERE.clear()
     result = insitu.run(plan, clients(n), rounds=rounds, observers=[told.append], **more)
     return {
         "id": result.id,
         "status": result.status,
+        "here": sorted(set(HERE[1:])),
         "state": wire.digest(result.state),
         "memories": wire.digest(dict(result.memories)),
         "rounds": len(result.history),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,9 +14,12 @@ from torch import nn
 import insitu
 from insitu.algorithms.fedavg import FedAvg
 from insitu.core import remembered
+from insitu.core.protocols import Setting
+from insitu.core.types import Failure, Task
 from insitu.data.clients import Clients
 from insitu.engines.vectorized import Vectorized, choice
 from insitu.learners.torch import TorchLearner
+from insitu.rounds.buffered import Buffered
 
 
 def naive(cost, blocks, lanes):
@@ -97,6 +102,21 @@ def test_a_short_run_takes_what_is_usual(home):
 def test_a_given_number_is_taken_without_measuring(home, monkeypatch):
     monkeypatch.setattr(choice, "measured", lambda *_: pytest.fail("measured"))
     assert train(Vectorized(lanes=7, device="cpu"), 400)[0].choices["lanes"] == 7
+
+
+@pytest.mark.parametrize(("given", "lanes"), [({}, 1), ({"lanes": 7}, 7)])
+def test_in_real_time_nobody_measures_for_itself(home, monkeypatch, given, lanes):
+    """Clients come one at a time, to several workers: each would find something else, and compute in another way."""
+    monkeypatch.setattr(choice, "measured", lambda *_: pytest.fail("measured"))
+    chosen, data = replace(plan(), buffered=Buffered(size=1, clock="real")), clients()
+    session = Vectorized(**given, device="cpu").open(Setting(chosen, data, {}, 400, 0))
+    start = chosen.learner.init(0)
+    message = chosen.algorithm.ask(chosen.algorithm.init(start), 1)
+    task = Task("run", 1, 0, "train", data.id_at(0), message, 0, 0, 0)
+    (told,) = session.run([task])  # as a worker does that has a GPU
+    session.close()
+    assert not isinstance(told, Failure)
+    assert (session.choices["lanes"], session.choices["compile"]) == (lanes, False)
 
 
 def test_measured_lanes_do_not_change_the_answer(home):

@@ -18,6 +18,7 @@ from insitu.core.protocols import Engine, Stage
 from insitu.core.types import Answer, Failure, Update
 from insitu.data.clients import Clients
 from insitu.engines.inline import attempt
+from insitu.engines.spmd import Spmd
 from insitu.learners.numpy import LogisticLearner
 from insitu.rounds.arrivals import Traffic
 from insitu.rounds.buffered import Buffered
@@ -255,6 +256,43 @@ def test_a_replay_that_is_gone_on_with_goes_on_as_a_replay(tmp_path):
     half, _ = run(chosen, "inline", 20, store=store, replay=result.id, stop=stopped_after(9))
     whole, _ = run(chosen, Chosen(4, 1), 20, store=store, resume=half.id)
     assert wire.digest(whole.state) == wire.digest(result.state)
+
+
+def test_a_run_that_is_gone_on_with_replays_what_it_did_before(tmp_path):
+    store, chosen = tmp_path / "runs.db", plan(size=2)
+    first, _ = run(chosen, Chosen(4, 7), 20, store=store)
+    other, _ = run(chosen, Chosen(4, 8), 20, store=store)
+    half, _ = run(chosen, Chosen(4, 9), 20, store=store, stop=stopped_after(9))
+    with pytest.raises(ResumeError, match=f"run {half.id} replays no other run, not {first.id}: leave replay out"):
+        run(chosen, "inline", 20, store=store, resume=half.id, replay=first.id)
+    again, _ = run(chosen, "inline", 20, store=store, replay=first.id[:-1], stop=stopped_after(9))
+    with pytest.raises(ResumeError, match=f"run {again.id} replays {first.id}, not {other.id}"):
+        run(chosen, "inline", 20, store=store, resume=again.id, replay=other.id)
+    whole, _ = run(chosen, "inline", 20, store=store, resume=again.id, replay=first.id)
+    assert wire.digest(whole.state) == wire.digest(first.state)
+
+
+def test_a_replay_that_ranks_were_started_with_can_be_restarted(tmp_path, monkeypatch):
+    """By then the run that was the last one is another: the replay itself."""
+    store, chosen = tmp_path / "runs.db", plan(size=2)
+    result, _ = run(chosen, Chosen(4, 7), 20, store=store)
+    monkeypatch.setenv("INSITU_LAUNCH", "again")
+    half, _ = run(chosen, Spmd(), 20, store=store, replay=result.id, stop=stopped_after(9))
+    assert half.status == "stopped"
+    whole, _ = run(chosen, Spmd(), 20, store=store, replay=half.id)
+    assert (whole.id, whole.status) == (half.id, "finished")
+    assert wire.digest(whole.state) == wire.digest(result.state)
+
+
+def test_a_run_and_its_replay_of_one_launch_are_two(tmp_path, monkeypatch):
+    """Started again, each goes on with its own."""
+    store, chosen = tmp_path / "runs.db", plan(size=2)
+    monkeypatch.setenv("INSITU_LAUNCH", "both")
+    first, _ = run(chosen, Spmd(), 4, store=store)
+    again, _ = run(chosen, Spmd(), 4, store=store, replay=first.id)
+    assert again.id != first.id
+    assert run(chosen, Spmd(), 4, store=store)[0].id == first.id
+    assert run(chosen, Spmd(), 4, store=store, replay=first.id)[0].id == again.id
 
 
 def test_what_cannot_be_replayed_is_said(tmp_path):

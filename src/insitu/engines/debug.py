@@ -14,6 +14,7 @@ from insitu.core.descent import Descent
 from insitu.core.errors import ClientError
 from insitu.core.protocols import Engine, FitLearner, Setting
 from insitu.core.types import Answer, Client, Failure, Folded, Task
+from insitu.engines.inline import one_thread
 from insitu.rounds.client import answer, check_update
 
 
@@ -50,7 +51,8 @@ class DebugSession:
 
     def arrived(self) -> Answer | Failure:
         """Works the oldest off."""
-        return self._one(self._started.popleft())
+        with one_thread():
+            return self._one(self._started.popleft())
 
     def close(self) -> None:
         """Nothing was started."""

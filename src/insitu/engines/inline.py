@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
+
+from threadpoolctl import ThreadpoolController
 
 from insitu.core import spans
 from insitu.core.protocols import Engine, Session, Setting
@@ -44,7 +49,8 @@ class InlineSession:
 
     def arrived(self) -> Answer | Failure:
         """Works the oldest off: here, who starts first arrives first."""
-        return attempt(self.setting, self._started.popleft())
+        with one_thread():
+            return attempt(self.setting, self._started.popleft())
 
     def close(self) -> None:
         """Nothing was started."""
@@ -63,8 +69,30 @@ def attempt(setting: Setting, task: Task) -> Answer | Failure:
 
 def alone(session: Session, setting: Setting, task: Task, device: str) -> Answer | Failure:
     """One task on one client by itself: as inline does it on the CPU, so with the same bits; elsewhere by a lane."""
-    if device == "cpu":
-        return attempt(setting, task)
-    (told,) = session.run([task])
+    with one_thread():
+        if device == "cpu":
+            return attempt(setting, task)
+        (told,) = session.run([task])
     assert not isinstance(told, Folded)
     return told
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Computes with one thread, as worker processes do: several may sum in another order, which shows in the bits."""
+    torch = sys.modules.get("torch")  # where nobody has imported it, nobody computes with it
+    threads = torch.get_num_threads() if torch else 1
+    with _libraries(len(sys.modules)).limit(limits=1):
+        try:
+            if torch and threads > 1:
+                torch.set_num_threads(1)
+            yield
+        finally:
+            if torch and threads > 1:
+                torch.set_num_threads(threads)
+
+
+@lru_cache(maxsize=1)
+def _libraries(modules: int) -> ThreadpoolController:
+    """NumPy's and SciPy's own threads. To find the libraries takes milliseconds: again only after further imports."""
+    return ThreadpoolController()

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from insitu.core import seeds
-from insitu.core.errors import PlanError
+from insitu.core.errors import PlanError, RoundError
 from insitu.core.protocols import Asynchronous, Session
 from insitu.core.types import Answer, ByClient, Failure, Population, Task
 from insitu.rounds.buffered import Pace, check_size
@@ -124,14 +124,25 @@ class Traffic:
         return told
 
     def _recorded(self, round: int, record: Record) -> Arrived:
-        """The same clients with the same versions as in the round that is recorded."""
+        """The same clients with the same versions as in the round that is recorded.
+
+        Raises RoundError where one of them fails: without it, what comes of the round would be something else.
+        """
         if round not in record:
             raise PlanError(f"the record to be replayed ends before round {round}: give rounds={max(record)}")
         for place, version in record[round]:
             self._start(place, version, self._started)
         told = Arrived([], [], [])
+        versions = dict(record[round])
         while self._flights:
-            self._next(told)
+            place = self._next(told)
+            if told.failures:
+                failed = told.failures[0]
+                raise RoundError(
+                    f"round {round} cannot be replayed: client {failed.client!r} (place {place}, from version"
+                    f" {versions[place]}) answered in the run that is replayed, and now failed ({failed.error}): give"
+                    f" it what it had then\n{failed.trace}".rstrip()
+                )
         return told
 
     def _next(self, told: Arrived) -> int:

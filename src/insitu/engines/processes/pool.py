@@ -56,6 +56,10 @@ class Pool:
         """The workers that wait for a block, or have no more than so many to do."""
         return [hand for hand in self.hands if hand.ready and len(hand.blocks) <= ahead]
 
+    def all_ready(self) -> bool:
+        """Whether every worker has an inner engine, and waits for blocks or works on them."""
+        return all(hand.ready for hand in self.hands)
+
     def events(self, wait: bool = True) -> Iterator[tuple[int, Done | Lost | None]]:
         """What became of blocks, by their numbers: all that is known by now, or, with ``wait``, soon.
 

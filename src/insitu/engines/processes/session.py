@@ -39,6 +39,8 @@ class ProcessesSession:
         """The highest number of a block that was handed out."""
         self._settled = False
         self._started = Started()
+        self._all_there = False
+        """Whether all workers have been ready once, which clients at their own pace wait for."""
         self._pool = Pool(workers, Load(setting.plan, setting.clients, setting.rounds, setting.seed, options))
         first = self._pool.start({name: x for name, x in setting.choices.items() if name not in OWN})
         at_work = workers + (here is not None)
@@ -72,8 +74,14 @@ class ProcessesSession:
         return len(self._pool.hands)
 
     def start(self, task: Task) -> None:
-        """A free worker begins at once; otherwise the next to be free."""
+        """A free worker begins at once; otherwise the next to be free. Waits until all workers are there, so that the
+        first to be up does not have the others' share."""
         self._started.add(task)
+        while not self._all_there:
+            with spans.span("start", "workers"):
+                for number, done in self._pool.events(not self._pool.all_ready()):
+                    self._started.take(number, done)
+            self._all_there = self._pool.all_ready()
         self._hand_out_started()
 
     def arrived(self) -> Answer | Failure:

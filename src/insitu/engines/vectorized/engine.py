@@ -62,7 +62,9 @@ class Vectorized(Engine):
 
     def open(self, setting: Setting) -> VectorizedSession:
         chosen = {**self._choose(setting), **setting.choices}
-        measure = self.lanes is None and self.compile == "auto" and "lanes" not in setting.choices
+        measure = (
+            self.lanes is None and self.compile == "auto" and "lanes" not in setting.choices and not _real(setting)
+        )
         return VectorizedSession(setting, chosen, measure=measure)
 
     def _choose(self, setting: Setting) -> dict[str, Any]:
@@ -74,9 +76,13 @@ class Vectorized(Engine):
             raise EngineError(f"device={device!r} cannot be used here ({error}): leave device out, or 'cpu'") from error
         start = setting.plan.learner.init(setting.seed)
         size = sum(x.numel() for x in tree.values(start.shared))
-        lanes = self.lanes or (32 if size <= 50_000 else 8 if size <= 500_000 else 4) * (1 if device == "cpu" else 4)
+        usual = (
+            1
+            if _real(setting)
+            else (32 if size <= 50_000 else 8 if size <= 500_000 else 4) * (1 if device == "cpu" else 4)
+        )
         return {
-            "lanes": lanes,
+            "lanes": self.lanes or (1 if _real(setting) else usual),
             "compile": self.compile is True and self._can_compile(setting, device),
             "device": device,
             "threads": 1 if device == "cpu" and size <= ONE_THREAD else torch.get_num_threads(),
@@ -91,3 +97,10 @@ class Vectorized(Engine):
             setting.notify("there is no C++ compiler on this machine, so steps are not compiled: install g++")
             return False
         return True
+
+
+def _real(setting: Setting) -> bool:
+    """Whether clients come one at a time, in real time. Then there is nothing to measure, and no worker's own figures
+    decide what it computes."""
+    buffered = setting.plan.buffered
+    return buffered is not None and bool(buffered.real)
