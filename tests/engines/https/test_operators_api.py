@@ -121,6 +121,7 @@ def test_a_federation_whose_database_does_not_answer_is_told_as_it_is_remembered
         return json.loads(response.body)
 
     assert asyncio.run(asked()) == {"leader": None, "wrong": {}}
+    monkeypatch.setattr(status_api, "SLOW", 30.0)
     assert asyncio.run(asked()) == {"leader": "here"}
 
 
@@ -150,6 +151,7 @@ def test_a_database_that_does_not_answer_costs_one_thread_and_no_time(house, mon
         took = time.monotonic() - before
         ready = await asked("/v1/ready")
         back.set()
+        monkeypatch.setattr(status_api, "SLOW", 30.0)
         while (last := await asked()) == first:
             await asyncio.sleep(0.01)
         return [first, *found], took, ready, last
