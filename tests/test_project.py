@@ -19,7 +19,8 @@ OPTIONAL = {"torch", "matplotlib", "pandas", "ray"}
 # Every module is imported in a fork of its own, so that none leans on what another imported before it, and
 # a hidden circle of imports shows. What takes long to import and is not ours is imported once, before.
 IMPORT_EACH = """
-import contextlib, importlib, os, sys, traceback
+import contextlib, gc, importlib, os, sys, traceback
+gc.disable()  # in a child it would touch, and so copy, all that this process has
 optional, names = set(sys.argv[1].split(",")), sys.argv[2:]
 for library in (
     "numpy torch torch.distributed torch.nn.parallel sklearn.linear_model sklearn.datasets sqlalchemy pydantic typer"
