@@ -206,12 +206,12 @@ def study(
                 print(log.read_text(encoding="utf-8")[-2000:] if log.exists() else "no log", file=sys.stderr)
 
 
-def tables(rounds: int, outputs: int, steps: int = 1) -> dict[str, Any]:
-    """A plan: linear regression with ``outputs`` targets, a step at each site."""
+def tables(rounds: int, outputs: int, steps: int = 1, lr: float = 1e-6) -> dict[str, Any]:
+    """A plan: linear regression with ``outputs`` targets, a step at each site. Another rate makes other updates."""
     return {
         "run": {"rounds": rounds, "evaluate_every": 0},
         "learner": {"name": "linear", "outputs": outputs, "dtype": "float32"},
-        "algorithm": {"name": "fedavg", "lr": 1e-6, "steps": steps, "batch_size": 1},
+        "algorithm": {"name": "fedavg", "lr": lr, "steps": steps, "batch_size": 1},
     }
 
 
@@ -285,10 +285,10 @@ def load(given: argparse.Namespace) -> dict[str, float]:
         made.run(tables(1, side))
         made.forget_peak()
         used = made.cpu()
-        made.run(tables(1, side))  # the model is there already: nothing but uploads
+        made.run(tables(1, side, lr=2e-6))  # the model is there already: nothing but uploads, and those are new
         up = made.cpu() - used
         used = made.cpu()
-        events = made.run(tables(2, side))  # its second model is downloaded by all
+        events = made.run(tables(2, side, lr=3e-6))  # its second model is downloaded by all
         both = made.cpu() - used - up
         return {
             "update, MB": size / 1e6,
