@@ -109,7 +109,8 @@ def test_what_could_not_be_removed_goes_another_time():
     blobs = MemoryBlobs()
     blobs.whole = {"a": b""}
     shelf = Shelf(blobs)
-    shelf.useless("a")
+    shelf.use("a")
+    shelf.drop("a")
     real, blobs.remove = blobs.remove, lambda digests: (_ for _ in ()).throw(OSError("busy"))
     with pytest.raises(OSError, match="busy"):
         shelf.clear()

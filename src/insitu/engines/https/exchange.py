@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -60,6 +60,8 @@ class Exchange(Intake):
         self._halted: dict[str, str] = {}
         self._bells: dict[str, Bell] = {}
         self._shut_out: set[str] = set()
+        self._held: dict[CallKey, set[str]] = {}
+        """Chunks of calls that are in the ledger and not taken up yet: other calls may have some of the same."""
         self.leftovers = Leftovers(ledger, shelf)
         self._draining = False
 
@@ -73,6 +75,7 @@ class Exchange(Intake):
             if call.broken is not None:
                 self._book.drop(call.call.key, rubbish=False)  # who knows what another coordinator needs
         known = {call.key: call for call in calls if call.key not in self._book}
+        await self._hold(known.values())
         self._runs[run] = Attached(plan, description, declared, known)
 
     def detach(self, run: str) -> None:
@@ -149,16 +152,16 @@ class Exchange(Intake):
             known = attached.known
         else:  # nobody has worked on it since this process began
             known = {call.key: call for call in await self._durably(lambda: self.ledger.calls(run))}
-        old = {key: call for key, call in known.items() if goes(key)}
-        chunks = [await self._papers.chunks(call) for call in old.values()]  # of a process before this one
+        old = {key: call for key, call in known.items() if goes(key)}  # of a process before this one
+        await self._hold(call for key, call in known.items() if key not in self._book)
         here = [call for call in self._book.of_run(run) if goes(call.call.key)]
         for documents in (*map(named, old.values()), *(call.documents() for call in here)):
             self.leftovers.note(run, documents)
         await self._durably(lambda: self.ledger.forget(run, before))
         for call in here:
             self._book.drop(call.call.key)
-        self.shelf.useless(digest for some in chunks for digest in some)
         for key in old:
+            self.shelf.drop(self._held.pop(key, ()))
             known.pop(key, None)
         await self._durably(lambda: self.leftovers.discard(run))
 
@@ -304,7 +307,15 @@ class Exchange(Intake):
         self._book.add(opened, messages)
         for site, manifest in brought.items():
             self._book.brings(opened, site, [digest for digest, _ in manifest["chunks"]])
+        self.shelf.drop(self._held.pop(key, ()), rubbish=False)
         return opened
+
+    async def _hold(self, calls: Iterable[Call]) -> None:
+        """Nothing of these is removed before they are taken up, or forgotten."""
+        for call in calls:
+            if call.key not in self._held:
+                self._held[call.key] = await self._papers.chunks(call)
+                self.shelf.use(self._held[call.key])
 
     async def _hand_out(self, site: str) -> dict[str, Any] | None:
         for call in self._book.of_site(site):

@@ -40,11 +40,6 @@ class Shelf:
                     del self._uses[digest]
                     self._rubbish |= {digest} if rubbish else set()
 
-    def useless(self, digests: Iterable[str]) -> None:
-        """These are rubbish, where nobody uses them: chunks from before a restart, which were never counted here."""
-        with self._changed:
-            self._rubbish |= {digest for digest in digests if digest not in self._uses}
-
     def used(self) -> set[str]:
         """Every chunk that somebody needs: what a sweep must keep."""
         with self._changed:
