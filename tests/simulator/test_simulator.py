@@ -36,6 +36,13 @@ def test_a_hundred_seeds(tens: int) -> None:
         assert not result.trouble, f"seed {seed}: {result.trouble}; {AGAIN.format(seed)}"
 
 
+@pytest.mark.parametrize("seed", [145, 804])
+def test_seeds_that_have_found_something(seed: int) -> None:
+    """145: a chunk that updates of two rounds had in common went with the older one, after a restart."""
+    result = simulate(seed)
+    assert not result.trouble, f"seed {seed}: {result.trouble}; {AGAIN.format(seed)}"
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("hundreds", range(1, 11))
 def test_a_thousand_seeds(hundreds: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -19,6 +19,7 @@ from insitu.core.federation import Blobs, Call, CallKey, Entry, Ledger
 from insitu.engines.https.calls import machine, telling
 from insitu.engines.https.calls.accounts import Ask, Attached, Declared, Told
 from insitu.engines.https.calls.book import Book
+from insitu.engines.https.calls.holding import Holding
 from insitu.engines.https.calls.intake import Intake
 from insitu.engines.https.calls.leftovers import Leftovers
 from insitu.engines.https.calls.machine import Asks, Closes, Fails, HandsOut, Lives
@@ -60,8 +61,7 @@ class Exchange(Intake):
         self._halted: dict[str, str] = {}
         self._bells: dict[str, Bell] = {}
         self._shut_out: set[str] = set()
-        self._held: dict[CallKey, set[str]] = {}
-        """Chunks of calls that are in the ledger and not taken up yet: other calls may have some of the same."""
+        self._holding = Holding(ledger, shelf, self._papers, durably, book)
         self.leftovers = Leftovers(ledger, shelf)
         self._draining = False
 
@@ -75,7 +75,7 @@ class Exchange(Intake):
             if call.broken is not None:
                 self._book.drop(call.call.key, rubbish=False)  # who knows what another coordinator needs
         known = {call.key: call for call in calls if call.key not in self._book}
-        await self._hold(known.values())
+        await self._holding.hold(known.values())
         self._runs[run] = Attached(plan, description, declared, known)
 
     def detach(self, run: str) -> None:
@@ -153,7 +153,8 @@ class Exchange(Intake):
         else:  # nobody has worked on it since this process began
             known = {call.key: call for call in await self._durably(lambda: self.ledger.calls(run))}
         old = {key: call for key, call in known.items() if goes(key)}  # of a process before this one
-        await self._hold(call for key, call in known.items() if key not in self._book)
+        await self._holding.hold(known.values())
+        await self._holding.take_stock()
         here = [call for call in self._book.of_run(run) if goes(call.call.key)]
         for documents in (*map(named, old.values()), *(call.documents() for call in here)):
             self.leftovers.note(run, documents)
@@ -161,7 +162,7 @@ class Exchange(Intake):
         for call in here:
             self._book.drop(call.call.key)
         for key in old:
-            self.shelf.drop(self._held.pop(key, ()))
+            self._holding.forgotten(key)
             known.pop(key, None)
         await self._durably(lambda: self.leftovers.discard(run))
 
@@ -307,15 +308,8 @@ class Exchange(Intake):
         self._book.add(opened, messages)
         for site, manifest in brought.items():
             self._book.brings(opened, site, [digest for digest, _ in manifest["chunks"]])
-        self.shelf.drop(self._held.pop(key, ()), rubbish=False)
+        self._holding.taken_up(key)
         return opened
-
-    async def _hold(self, calls: Iterable[Call]) -> None:
-        """Nothing of these is removed before they are taken up, or forgotten."""
-        for call in calls:
-            if call.key not in self._held:
-                self._held[call.key] = await self._papers.chunks(call)
-                self.shelf.use(self._held[call.key])
 
     async def _hand_out(self, site: str) -> dict[str, Any] | None:
         for call in self._book.of_site(site):

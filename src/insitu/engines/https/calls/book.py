@@ -27,7 +27,7 @@ class Book:
         self._brought: dict[str, dict[CallKey, set[str]]] = {}
         self._over: OrderedDict[str, None] = OrderedDict()
 
-    def __contains__(self, key: CallKey) -> bool:
+    def __contains__(self, key: object) -> bool:
         return key in self._calls
 
     def get(self, key: CallKey) -> OpenCall | None:
