@@ -25,17 +25,20 @@ class Holding:
     async def hold(self, calls: Iterable[Call]) -> None:
         """Nothing of these is removed before they are taken up, or forgotten."""
         for call in calls:
-            if call.key not in self._opened and call.key not in self._held:
-                self._held[call.key] = await self._papers.chunks(call)
-                self._shelf.use(self._held[call.key])
+            if self._waits(call.key):
+                chunks = await self._papers.chunks(call)
+                if self._waits(call.key):  # it may have been taken up meanwhile, or held by somebody else
+                    self._held[call.key] = chunks
+                    self._shelf.use(chunks)
 
     async def take_stock(self) -> None:
         """Holds the calls of all runs, once: to be done before anything is removed."""
         if not self._stock_taken:
             for run in await self._durably(self._ledger.submitted):
                 calls = await self._durably(partial(self._ledger.calls, run.run))
-                with suppress(StoreError):  # what is wrong with that run is said when it is taken up
-                    await self.hold(calls)
+                for call in calls:
+                    with suppress(StoreError):  # what is wrong with that run is said when it is taken up
+                        await self.hold([call])
             self._stock_taken = True
 
     def taken_up(self, key: CallKey) -> None:
@@ -45,3 +48,6 @@ class Holding:
     def forgotten(self, key: CallKey) -> None:
         """What only it had is rubbish."""
         self._shelf.drop(self._held.pop(key, ()))
+
+    def _waits(self, key: CallKey) -> bool:
+        return key not in self._opened and key not in self._held
