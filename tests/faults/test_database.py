@@ -58,6 +58,16 @@ def away(postgres):
         postgres.start()
 
 
+def in_the_middle_of_round_2(federation):
+    """A run in which paris has answered, or will, and berlin's process stands still: its id, and that process."""
+    federation.site("berlin", **{failpoints.VARIABLE: "site.trained:2=pause"})
+    federation.site("paris")
+    run = federation.submit()
+    berlin = federation.running["berlin"]
+    federation.until(lambda: stopped(berlin), "berlin stands still in round 2", 90)
+    return run, berlin
+
+
 def once_each(federation, postgres, run):
     """Every round is in the events once, nothing was void, and every site's update is in the seals once."""
     events = [(kind, json.loads(data)) for kind, data in postgres.sql(
@@ -75,11 +85,7 @@ def test_the_server_is_restarted_in_the_middle_of_a_round(federation, postgres, 
     federation.coordinator()
     for part, name in enumerate(SITES):
         federation.join(part, name)
-    federation.site("berlin", **{failpoints.VARIABLE: "site.trained:2=pause"})
-    federation.site("paris")
-    run = federation.submit()
-    berlin = federation.running["berlin"]
-    federation.until(lambda: stopped(berlin), "berlin stands still in round 2", 90)
+    run, berlin = in_the_middle_of_round_2(federation)
     stop()
     berlin.send_signal(signal.SIGCONT)  # its update comes while nothing can be written down
     until = time.monotonic() + AWAY
@@ -115,11 +121,7 @@ def test_the_leader_dies_with_the_server_and_the_standby_takes_over(federation, 
         identity = federation.folder / name / "identity.toml"
         urls = str(operator_urls(federation)).replace("'", '"')
         identity.write_text(identity.read_text().replace(f'["https://localhost:{federation.port}"]', urls))
-    federation.site("berlin", **{failpoints.VARIABLE: "site.trained:2=pause"})
-    federation.site("paris")
-    run = federation.submit()
-    berlin = federation.running["berlin"]
-    federation.until(lambda: stopped(berlin), "berlin stands still in round 2", 90)
+    run, berlin = in_the_middle_of_round_2(federation)
     stop()
     federation.kill("coordinator")
     berlin.send_signal(signal.SIGCONT)

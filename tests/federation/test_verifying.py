@@ -22,6 +22,8 @@ from insitu.federation.verifying import verified
 SCAFFOLD = PLAN.replace('"fedavg"', '"scaffold"').format(rounds=2)
 SERVER = PLAN.format(rounds=2) + 'server = { name = "momentum" }\n'
 
+OF_PARIS = "WHERE run = ? AND client = 'paris' AND kind = 'train'"
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
@@ -183,15 +185,10 @@ def test_a_byte_of_an_update_is_found(made, study):
 
 def test_a_byte_of_a_manifest_is_found(made, study):
     run = made.runs[0]
-    ((text,),) = look(study, "SELECT data FROM entries WHERE run = ? AND client = 'paris' AND kind = 'train'", run)
+    ((text,),) = look(study, f"SELECT data FROM entries {OF_PARIS}", run)
     data = json.loads(text)
     data["text"] = data["text"].replace('"weight":{"', '"weight":{"x', 1)
-    change(
-        study,
-        "UPDATE entries SET data = ? WHERE run = ? AND client = 'paris' AND kind = 'train'",
-        json.dumps(data),
-        run,
-    )
+    change(study, f"UPDATE entries SET data = ? {OF_PARIS}", json.dumps(data), run)
     done = verify(study, run)
     assert done.exit_code == 1
     assert done.stderr.startswith("broken: round 3: the update of paris: its manifest was changed")
@@ -202,18 +199,13 @@ def test_an_update_in_the_place_of_another_is_found(made, study):
     import hashlib
 
     run = made.runs[0]
-    ((text,),) = look(study, "SELECT data FROM entries WHERE run = ? AND client = 'paris' AND kind = 'train'", run)
+    ((text,),) = look(study, f"SELECT data FROM entries {OF_PARIS}", run)
     data = json.loads(text)
     manifest = json.loads(data["text"])
     manifest["weight"] = {name: 2 * value for name, value in manifest["weight"].items()}
     data["text"] = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
     data["manifest"] = hashlib.sha256(data["text"].encode()).hexdigest()
-    change(
-        study,
-        "UPDATE entries SET data = ? WHERE run = ? AND client = 'paris' AND kind = 'train'",
-        json.dumps(data),
-        run,
-    )
+    change(study, f"UPDATE entries SET data = ? {OF_PARIS}", json.dumps(data), run)
     done = verify(study, run)
     assert done.exit_code == 1
     assert done.stderr.startswith("broken: round 3: the update ")

@@ -96,7 +96,8 @@ class Mean(Reduce):
         for update, client in block:
             try:
                 for part, value in update.value.items():
-                    alike(told[part][0][0] if part in told else value, value, part, client)
+                    if part in told:
+                        alike(told[part][0][0], value, part, client)
             except UpdateError as error:
                 refused[client] = error
                 continue
