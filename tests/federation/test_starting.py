@@ -89,18 +89,37 @@ def refused():
     return error
 
 
+def one_address(federation):
+    told = federation.folder / "study" / "operator" / "operator.toml"
+    told.write_text('name = "operator"\nurls = ["https://localhost:1"]\n')
+
+
+BUSY = Says(Refusal("BUSY", "the members are not read yet: come back in a moment", 1.0))
 NOT_LEADER = Says(Refusal("NOT_LEADER", "another coordinator leads, or will in a moment", 2.0))
 
 
 def test_the_first_answer_is_waited_for_and_no_other(federation, monkeypatch):
     monkeypatch.setattr(operator, "STARTING", 5.0)
-    transport = Answers(refused(), NOT_LEADER, refused(), Says())
+    one_address(federation)
+    transport = Answers(refused(), NOT_LEADER, BUSY, refused(), Says())
     with Operator(federation.folder / "study", lambda one: transport) as asked:
         assert asked.get("/v1/runs") == {"ok": True}
-        assert transport.asked == 4
+        assert transport.asked == 5
         transport.left = [refused(), Says()]
         with pytest.raises(EngineError, match="cannot be reached"):  # it was there, and is not any more
             asked.get("/v1/runs")
+
+
+def test_where_there_are_several_each_question_waits_for_one_to_take_over(federation, monkeypatch):
+    monkeypatch.setattr(operator, "STARTING", 5.0)
+    told = federation.folder / "study" / "operator" / "operator.toml"
+    told.write_text('name = "operator"\nurls = ["https://localhost:1", "https://localhost:2"]\n')
+    transport = Answers(Says())
+    with Operator(federation.folder / "study", lambda one: transport) as asked:
+        asked.get("/v1/runs")
+        transport.left, transport.asked = [refused(), NOT_LEADER, refused(), Says()], 0
+        assert asked.get("/v1/runs") == {"ok": True}
+        assert transport.asked == 4
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,8 @@ Body = bytes | None
 class Operator:
     """Asks a coordinator, by the certificate in an operator's folder. Use it in a ``with``.
 
-    The first question waits for a coordinator that is just starting. Raises Refusal with the coordinator's own reason;
-    EngineError where no coordinator can be reached.
+    The first question waits for a coordinator that is just starting; where there are several, each question waits for
+    one to take over. Raises Refusal with the coordinator's own reason; EngineError where none can be reached.
     """
 
     def __init__(self, folder: Path, transport: Maker | None = None) -> None:
@@ -48,7 +48,8 @@ class Operator:
         name, urls = _identity(self.folder)
         self.name, self.urls = name, urls
         self.starting = STARTING
-        """Seconds for which a question waits for a coordinator that is starting; 0 once one has answered."""
+        """Seconds for which a question waits for a coordinator that is starting; once one has answered, 0 if it is the
+        only one."""
         self._loop = asyncio.new_event_loop()
         try:
             self._transport = self._loop.run_until_complete(self._connect(transport or _transport))
@@ -134,7 +135,8 @@ class Operator:
                     raise
                 time.sleep(AGAIN)
             else:
-                self.starting = 0.0
+                if len(self.urls) == 1:
+                    self.starting = 0.0
                 return reply
 
     def _asked_once(self, method: str, path: str, query: Mapping[str, str], body: Body, timeout: float) -> Reply:
@@ -176,7 +178,7 @@ def _identity(folder: Path) -> tuple[str, list[str]]:
 def _starts(error: EngineError | Refusal) -> bool:
     """Whether a coordinator may be about to answer what has got this error: nothing has come of it, then, for sure."""
     if isinstance(error, Refusal):
-        return error.code == "NOT_LEADER"
+        return error.code in ("NOT_LEADER", "BUSY")  # BUSY: it has not read who its members are yet, say
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ConnectionRefusedError) or isinstance(
