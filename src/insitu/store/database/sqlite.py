@@ -15,6 +15,9 @@ from insitu.core.errors import StoreError
 from insitu.store import migrations, schema
 from insitu.store.database.base import Database, T, Work
 
+PAGE = 16 * 2**10
+"""Bytes of a page of a new file. A checkpoint of 100 MB takes half the CPU that it takes in pages of 4 kB, and a small
+transaction as much."""
 BUSY_SECONDS = 30.0
 """How long to wait for another process that is writing."""
 
@@ -126,6 +129,7 @@ def _make_folder(path: Path) -> None:
 
 def _on_connect(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # transactions begin where _on_begin says, not where sqlite3 guesses
+    connection.execute(f"PRAGMA page_size = {PAGE}")  # a file that is there already keeps its own
     # FULL syncs every commit, so that it survives a power cut and not only the end of the process.
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA journal_size_limit = {64 * 2**20}")

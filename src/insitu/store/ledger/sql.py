@@ -26,6 +26,7 @@ class SqlLedger:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._leadership = Leadership(database)
+        self._listed: people.Listed = ([], [])
 
     def __enter__(self) -> Self:
         return self
@@ -64,7 +65,8 @@ class SqlLedger:
         self._write(partial(people.add, member=member))
 
     def members(self) -> list[Member]:
-        return self._database.read(people.listed)
+        self._listed = self._database.read(partial(people.listed, before=self._listed))
+        return list(self._listed[1])
 
     def declare(self, name: str, declared: Mapping[str, Any], now: float) -> None:
         self._write(partial(people.declare, name=name, declared=declared, now=now))

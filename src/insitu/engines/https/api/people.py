@@ -35,6 +35,7 @@ class People:
         self._by_name: dict[str, Member] = {}
         self._renewed: dict[str, str] = {}
         self._known: set[tuple[str, str]] | None = None
+        self._last: list[Member] | None = None
         self.read = 0.0
         """When the ledger was read last, by the monotonic clock."""
 
@@ -66,7 +67,11 @@ class People:
                 if self._renewed.get(name) == serial:
                     del self._renewed[name]
         members = self._ledger.members()
+        if members == self._last and not self._renewed:
+            self.read = time.monotonic()
+            return
         with self._lock:
+            self._last = members
             before = {serial for serial, member in self._by_serial.items() if member.revoked is None}
             members = [replace(m, serial=self._renewed.get(m.name, m.serial)) for m in members]
             self._by_serial = {member.serial: member for member in members}

@@ -51,9 +51,10 @@ async def _write(body: AsyncIterator[bytes], part: Part, stop: asyncio.Event, co
         if stop.is_set():
             raise Gone("the same chunk is coming by another connection")
         count(len(data))
+        view = memoryview(data)
         try:
             for at in range(0, len(data), PIECE):
-                part.write(data[at : at + PIECE])
+                part.write(view[at : at + PIECE])
         except BlobError as error:
             raise Refusal("TOO_LARGE", str(error)) from error
         failpoints.hit("chunk.written")

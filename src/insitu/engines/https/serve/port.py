@@ -21,7 +21,7 @@ from insitu.engines.https.serve import messages
 from insitu.engines.https.serve.connection import Connection, Quiet
 from insitu.engines.https.serve.limits import Limits
 from insitu.engines.https.serve.listening import allowed, listen
-from insitu.engines.https.serve.tls import Handshake, Witness, described
+from insitu.engines.https.serve.tls import Buffers, Handshake, Witness, described
 
 log = logging.getLogger("insitu.https")
 
@@ -43,7 +43,7 @@ class Port:
     ) -> None:  # fmt: skip
         self.table, self.limits = table, limits or Limits()
         self._tls, self._host, self._port = tls, host, port
-        self._witness = Witness(tls)
+        self._witness, self._buffers = Witness(tls), Buffers()
         self._accepts = sockets is None or bool(sockets)
         self._listeners: list[socket.socket] = list(sockets or ())
         self._connections: dict[Any, Connection] = {}
@@ -195,7 +195,7 @@ class Port:
     async def _shake_hands(self, sock: socket.socket, address: str) -> None:
         inner = self._server()
         connection = Connection(self, inner, address)
-        tls = Handshake(self.loop, connection, self._witness, self.limits.handshake)
+        tls = Handshake(self.loop, connection, self._witness, self._buffers, self.limits.handshake)
         try:
             await self.loop.connect_accepted_socket(lambda: tls, sock)
             await tls.ready

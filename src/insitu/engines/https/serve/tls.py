@@ -1,8 +1,9 @@
 """TLS on the coordinator's port: version 1.3 only, its own authority's certificates only, none at all for enrolment.
 
-The handshake is asyncio's, with two changes: buffers of 64 kB instead of 256 kB (an idle site costs its buffer), and a
-certificate that is refused can be named. OpenSSL forgets it when it is refused, so it is taken from the handshake's
-messages as they pass; after the handshake nothing listens any more, as that would cost time for each record.
+The handshake is asyncio's, with two changes: all connections read into the same two buffers, which are large (an idle
+site costs none, and a busy one takes many records at a time), and a certificate that is refused can be named. OpenSSL
+forgets it when it is refused, so it is taken from the handshake's messages as they pass; after the handshake nothing
+listens any more, as that would cost time for each record.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from insitu.engines.https.authority.names import shown
 
 ALERT = 1.0
 """Seconds that a caller whose handshake was refused has to read why."""
+RECORD = 16 * 2**10
+"""Bytes of data that a TLS record has at most (RFC 8446, section 5.1)."""
+AT_ONCE = 256 * 2**10
+"""Bytes that are taken from a socket at once."""
 _HANDSHAKE, _CERTIFICATE = 22, 11
 
 
@@ -73,20 +78,32 @@ def _first(message: bytes) -> bytes:
     return message[at + 3 : at + 3 + length]
 
 
+class Buffers:
+    """What arrives, before and after decryption; for all connections of one loop, as nothing stays in them."""
+
+    def __init__(self) -> None:
+        self.sealed = memoryview(bytearray(AT_ONCE))
+        self.plain = memoryview(bytearray(AT_ONCE))
+
+
 class Handshake(sslproto.SSLProtocol):
     """asyncio's TLS for one accepted connection. ``ready`` ends with the handshake, or with what went wrong in it."""
 
-    max_size = 64 * 1024
+    max_size = RECORD
     _refused = False
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, app: asyncio.BaseProtocol, witness: Witness, seconds: float):
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, app: asyncio.BaseProtocol, witness: Witness, buffers: Buffers,
+        seconds: float,
+    ):  # fmt: skip
         self.ready: asyncio.Future[None] = loop.create_future()
-        self._witness = witness
+        self._witness, self._plain = witness, buffers.plain
         super().__init__(
             loop, app, witness.context, self.ready, server_side=True,
             ssl_handshake_timeout=seconds,  # type: ignore[arg-type]  # typeshed knows whole numbers only
             ssl_shutdown_timeout=5.0,
         )  # fmt: skip
+        vars(self).update(_ssl_buffer=buffers.sealed.obj, _ssl_buffer_view=buffers.sealed)
 
     @property
     def _tls(self) -> Any:
@@ -97,6 +114,25 @@ class Handshake(sslproto.SSLProtocol):
         """What a refused caller still says is thrown away."""
         if not self._refused:
             super().buffer_updated(nbytes)
+
+    def _do_read__copied(self) -> None:
+        """As asyncio's, but for the buffer, which it makes anew for each record."""
+        own: Any = self
+        read, plain, at, count = self._tls.read, self._plain, 0, 1
+        try:
+            while count:
+                if at > AT_ONCE - RECORD:
+                    own._app_protocol.data_received(bytes(plain[:at]))
+                    at = 0
+                count = read(RECORD, plain[at:])
+                at += count
+        except (ssl.SSLWantReadError, ssl.SSLSyscallError):
+            pass
+        if at:
+            own._app_protocol.data_received(bytes(plain[:at]))
+        if not count:  # the caller has said that it ends
+            own._call_eof_received()
+            own._start_shutdown()
 
     def _on_handshake_complete(self, handshake_exc: BaseException | None) -> None:
         """As asyncio does, but that a caller who is refused gets to read the alert that says why."""

@@ -21,6 +21,7 @@ from typing import Any
 
 from insitu.core.errors import InsituError
 from insitu.core.federation import Blobs
+from insitu.engines.https.serve import arenas
 from insitu.engines.https.serve.limits import Limits
 from insitu.engines.https.serve.port import BURST, Port
 from insitu.engines.https.serve.tls import server_context
@@ -47,6 +48,7 @@ def run(line: int, connections: int, opened: Opened) -> int:
     """Works on these two file descriptors of the main process's; the exit status."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    arenas.few()
     return asyncio.run(Worker(socket.socket(fileno=connections), opened).run(socket.socket(fileno=line)))
 
 
