@@ -60,6 +60,8 @@ GOALS = {
 }  # fmt: skip
 PATIENCE = 300.0
 """Seconds that anything is waited for."""
+SETTLED = 10.0
+"""Seconds after which all that came with the sites' arrival is done."""
 
 
 # ------------------------------------------------------------ a federation
@@ -258,6 +260,7 @@ def sites(given: argparse.Namespace) -> dict[str, float]:
     n, rounds = given.sites, 3
     with study(n, 10, 1, given.postgres, processes=2) as made:
         found = {"memory with all connected, MiB": made.memory() / 2**20}
+        time.sleep(SETTLED)
         used, began, before = made.cpu(), time.perf_counter(), loopback()
         time.sleep(given.idle)
         passed = time.perf_counter() - began

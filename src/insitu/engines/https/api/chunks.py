@@ -10,6 +10,7 @@ from insitu.core import failpoints
 from insitu.core.errors import Refusal, StoreError
 from insitu.engines.https.api.numbers import whole_number
 from insitu.engines.https.api.receiving import Disk, take
+from insitu.engines.https.api.sending import taken
 from insitu.engines.https.api.tasks import SITE, name_of
 from insitu.engines.https.exchange import Exchange
 from insitu.engines.https.http import Request, Response, Route, Stored, Upload
@@ -55,11 +56,10 @@ class Chunks:
         headers = {"content-type": "application/octet-stream"}
         if found:
             headers["content-range"] = f"bytes {at}-{max(at, length - 1)}/{length}"
-        data: bytes | Stored = Stored(digest, at, length - at)
-        if request.elsewhere is None:
-            data = await self._disk(lambda: exchange.blobs.read(digest, at, length - at))
+        stored = Stored(digest, at, length - at)
+        body = stored if request.elsewhere else await taken(exchange.blobs, self._disk, stored)
         exchange.counts["bytes_out"] += length - at
-        return Response(206 if found else 200, data, headers, length - at)
+        return Response(206 if found else 200, body, headers, length - at)
 
     async def put(self, request: Request) -> Response:
         """Takes a chunk's bytes from ``offset`` on, and keeps what has come even where the rest does not."""

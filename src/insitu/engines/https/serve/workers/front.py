@@ -13,7 +13,8 @@ from typing import Any
 from insitu.core.errors import Refusal, StoreError
 from insitu.core.federation import Blobs
 from insitu.engines.https.api.receiving import Disk, take
-from insitu.engines.https.http import Gone, Request, Response, Upload
+from insitu.engines.https.api.sending import taken
+from insitu.engines.https.http import Gone, Request, Response, Stored, Upload
 from insitu.engines.https.serve.workers.line import Line, words
 
 log = logging.getLogger("insitu.https")
@@ -138,11 +139,10 @@ class Asked:
 
     async def _read(self, told: dict[str, Any]) -> None:
         """The answer's body is a chunk."""
-        digest, offset, length = told.pop("stored")
-        blobs = self._front.blobs
+        stored = Stored(*told.pop("stored"))
         try:
-            data = await self._front.disk(lambda: blobs.read(digest, offset, length))
-            response = Response(told["status"], data, told["headers"], length)
+            body = await taken(self._front.blobs, self._front.disk, stored)
+            response = Response(told["status"], body, told["headers"], stored.length)
         except Exception:
             log.exception("a chunk cannot be read")
             response = Response.refused(Refusal("BROKEN", "the coordinator could not do this; its log says why", 5.0))
