@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -336,6 +338,31 @@ def test_why_a_run_waits_is_said_without_a_database_that_is_away(tmp_path, rooms
     finally:
         house.desk.away = str
         house.close()
+
+
+def test_an_order_that_waits_for_the_database_holds_up_nobody_who_looks(house, rooms, monkeypatch):
+    run = house.desk.submit(TABLES, "", "anna")
+    assert rooms.at_work.wait(10)
+    asked, back = threading.Event(), threading.Event()
+    mark = house.ledger.mark
+
+    def held(*args):
+        asked.set()
+        assert back.wait(30)
+        mark(*args)
+
+    with monkeypatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        patch.setattr(house.ledger, "mark", held)
+        try:
+            order = pool.submit(house.desk.order, run, "pause", "anna")
+            assert asked.wait(10)
+            looks = pool.submit(lambda: (house.desk.status(run), house.desk.listing(), house.desk.counted()))
+            told, listed, counted = looks.result(10)
+            assert told["status"] == listed[0]["status"] == "running" and counted["running"] == 1
+        finally:
+            back.set()
+        assert order.result(10) == "paused"
+    house.until(run, "paused")
 
 
 def test_rounds_of_a_run_that_rests_are_told_while_the_database_is_away(house, rooms, monkeypatch):

@@ -10,7 +10,7 @@ import numpy as np
 from insitu.core import wire
 from insitu.core.errors import DataError, InsituError, Refusal, WireError
 from insitu.core.federation import Submitted
-from insitu.core.protocols import Answering, Checkpoint
+from insitu.core.protocols import Answering, Checkpoint, Store
 from insitu.core.types import Population
 from insitu.federation import tables
 from insitu.history import History
@@ -43,6 +43,18 @@ def predicted(
         raise Refusal("BAD_STATE" if asked else "BAD_REQUEST", str(error)) from error
     except (InsituError, ValueError, IndexError, TypeError) as error:
         raise Refusal("BAD_REQUEST", f"x of shape {x.shape} cannot be predicted: {error}") from error
+
+
+def variables(run: Submitted, store: Store, code: Path) -> bytes:
+    """The variables after the last committed round, as ``core/wire`` bytes. Raises Refusal BAD_STATE without any."""
+    try:
+        checkpoint = store.load(run.run)
+    except InsituError as error:
+        raise Refusal("BAD_STATE", f"run {run.run} has no model yet: {error}") from error
+    if checkpoint is None:
+        raise Refusal("BAD_STATE", f"run {run.run} has no model yet, as no round is committed")
+    plan = tables.submitted(run.tables, run.run, code).plan()
+    return wire.encode(vars(plan.algorithm.params(checkpoint.state)))
 
 
 def examples(body: bytes) -> np.ndarray:

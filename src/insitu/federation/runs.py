@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from insitu.core import wire
 from insitu.core.errors import InsituError, Refusal, StoreError
 from insitu.core.events import Event
 from insitu.core.federation import Ledger, Submitted
@@ -56,6 +55,8 @@ class Desk:
         self.note, self.observe = note, observe
         self._lock = threading.RLock()
         self._wake = threading.Condition(self._lock)
+        self._changing = threading.Lock()
+        """Held while a run's status changes. It waits for the database, which nobody who only looks may have to."""
         self._runs: dict[str, Submitted] = {}
         self._live: dict[str, Live] = {}
         self._ending = False
@@ -116,10 +117,11 @@ class Desk:
 
     def order(self, run: str, order: Order, by: str) -> str:
         """Stops, pauses or resumes a run, and returns its status."""
-        with self._wake:
-            submitted = self._known(run)
-            run, before = submitted.run, submitted.status
-            live = self._live.get(run)
+        with self._changing:
+            with self._lock:
+                submitted = self._known(run)
+                run, before = submitted.run, submitted.status
+                live = self._live.get(run)
             after = telling.after(order, before, live is not None)
             if after is None:
                 raise Refusal("BAD_STATE", f"run {run} is {before}, and cannot be told to {order}")
@@ -129,6 +131,7 @@ class Desk:
                 self.tell("info", f"run told to {order}", run=run, by=by)
             if live is not None and order != "resume":
                 live.halt(f"told to {order} by {by}")
+        with self._wake:
             self._wake.notify_all()
         self.changes()
         return after
@@ -181,14 +184,7 @@ class Desk:
         """The variables after the last committed round."""
         with self._lock:
             submitted = self._known(run)
-        try:
-            checkpoint = self.store.load(submitted.run)
-        except InsituError as error:
-            raise Refusal("BAD_STATE", f"run {submitted.run} has no model yet: {error}") from error
-        if checkpoint is None:
-            raise Refusal("BAD_STATE", f"run {submitted.run} has no model yet, as no round is committed")
-        plan = tables.submitted(submitted.tables, submitted.run, self.code).plan()
-        return wire.encode(vars(plan.algorithm.params(checkpoint.state)))
+        return predicting.variables(submitted, self.store, self.code)
 
     def predict(self, run: str, body: bytes, by: str) -> bytes:
         """Predictions for the examples in a body, both as ``core/wire`` bytes."""
@@ -286,26 +282,32 @@ class Desk:
         return True
 
     def _start(self, run: Submitted) -> None:
-        with self._wake:
-            if self._ending or not self._startable(self._runs[run.run]):
-                return
+        with self._changing:
+            with self._lock:
+                if self._ending or not self._startable(self._runs[run.run]):
+                    return
             self._mark(run.run, "running")
             self.backend.release(run.run)
-            live = self._live[run.run] = Live(run, self)
-            live.thread = threading.Thread(target=self._train, args=(live,), name=f"run {run.run}", daemon=True)
-        live.thread.start()
+            with self._lock:
+                if self._ending:  # a restart takes it up
+                    return
+                live = self._live[run.run] = Live(run, self)
+                live.thread = threading.Thread(target=self._train, args=(live,), name=f"run {run.run}", daemon=True)
+                live.thread.start()
 
     def _train(self, live: Live) -> None:
         run = live.run.run
         outcome, reason = live.go()
         self._rounds(run, live)
-        with self._wake:
-            self._live.pop(run, None)
-            if not outcome and self._runs[run].status == "stopping" and not self._ending:
-                outcome, reason = "stopped", self._runs[run].reason
+        with self._changing:
+            with self._lock:
+                self._live.pop(run, None)
+                if not outcome and self._runs[run].status == "stopping" and not self._ending:
+                    outcome, reason = "stopped", self._runs[run].reason
             if outcome:
                 with contextlib.suppress(StoreError):  # as a restart finds it, it is taken up again and ends again
                     self._mark(run, outcome, reason)
+        with self._wake:
             self._wake.notify_all()
         if outcome == "finished":
             self.backend.finished(run)
