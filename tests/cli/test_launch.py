@@ -173,7 +173,7 @@ def test_ranks_that_are_killed_cost_nothing(folder):
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_ranks_that_are_killed_twenty_times_cost_nothing(folder):
-    (folder / "plan.toml").write_text(CONFIG.format(rounds=400), encoding="utf-8")
+    (folder / "plan.toml").write_text(CONFIG.format(rounds=200), encoding="utf-8")
     kill_and_compare(folder, kills=20, seed=2)
 
 

@@ -94,6 +94,7 @@ def test_wall_clocks_jump_in_the_middle_of_rounds(federation):
     assert events.count("this coordinator leads") == 1
     assert "this coordinator leads no more" not in events
     assert "none changed" in federation.call("federation", "audit", "--verify", "--federation", "study")
+    federation.until(lambda: [e["what"] for e in audited(federation)].count("round") == 4, "the log of all rounds")
     times = [entry["at"] for entry in audited(federation)]
     assert max(times) - at[0] > HOUR - 120  # it was believed, where it is only written down
     assert times[-1] - time.time() < -HOUR + 120
