@@ -331,7 +331,8 @@ def moved(given: argparse.Namespace) -> dict[str, float]:
         rounds, tensors = 3, 4 * 2 * 4 * given.side**2
         made.run(tables(1, given.side))
         before = loopback()
-        made.run(tables(rounds, given.side, lr=2e-6))  # its first model is there but for the chunk with the rate, and its updates are new
+        # Another rate, so that updates are new: its first model is there, but for the chunk with the rate.
+        made.run(tables(rounds, given.side, lr=2e-6))
         whole = loopback() - before
         before = loopback()
         made.run(tables(1, given.side, lr=3e-6))

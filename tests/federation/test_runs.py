@@ -358,7 +358,8 @@ def test_an_order_that_waits_for_the_database_holds_up_nobody_who_looks(house, r
             assert asked.wait(10)
             looks = pool.submit(lambda: (house.desk.status(run), house.desk.listing(), house.desk.counted()))
             told, listed, counted = looks.result(10)
-            assert told["status"] == listed[0]["status"] == "running" and counted["running"] == 1
+            assert told["status"] == listed[0]["status"] == "running"
+            assert counted["running"] == 1
         finally:
             back.set()
         assert order.result(10) == "paused"
