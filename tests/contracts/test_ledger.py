@@ -154,6 +154,21 @@ def test_members_declare_and_renew(ledger, open_one):
             verb("east", *arguments)
 
 
+def test_what_another_has_changed_is_seen_and_a_list_is_its_askers(ledger, open_one):
+    """Members are made anew only where their rows have changed, and they are changed by other processes too."""
+    ledger.add_member(Member("berlin", "site", "01", 1.0))
+    told = ledger.members()
+    told.clear()
+    assert [one.serial for one in ledger.members()] == ["01"]
+    with open_one() as other:
+        other.renew("berlin", "02")
+        assert [one.serial for one in ledger.members()] == ["02"]
+        other.declare("berlin", {"examples": 3}, 5.0)
+        assert [(one.declared, one.seen) for one in ledger.members()] == [({"examples": 3}, 5.0)]
+        other.revoke("berlin", 6.0)
+        assert [one.revoked for one in ledger.members()] == [6.0]
+
+
 def test_what_strangers_say_is_data(ledger):
     bad = "'; DROP TABLE members; -- {0} %s \x1b[31m\nß \U0001f3e5"
     ledger.add_member(Member(bad, "site", "01", 1.0, {bad: [bad, "\x00"]}))

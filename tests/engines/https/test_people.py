@@ -57,6 +57,16 @@ def test_new_members_are_noted_once(people, ledger):
     assert people("cd", "paris").role == "site"
 
 
+def test_a_look_that_finds_nothing_new_is_a_look(people, ledger):
+    before = people.read
+    people.refresh()
+    assert people.read > before
+    assert people("ab12", "berlin").name == "berlin"
+    ledger.revoke("berlin", 5.0)  # the look before it must not hide it
+    people.refresh()
+    assert code(people, "ab12", "berlin") == "REVOKED"
+
+
 def test_a_renewed_certificate_takes_the_old_ones_place_when_it_is_shown(people, ledger):
     new = f"{renewed_serial('ab12'):x}"
     assert people("ab12", "berlin").serial == "ab12"
