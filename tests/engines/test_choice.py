@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -26,7 +26,7 @@ def naive(cost, blocks, lanes):
     """A round's seconds, counted client by client."""
     total, joined = 0.0, []
     for block in blocks:
-        if joined and len(joined[-1]) + len(block) <= lanes and len(blocks[0]) <= lanes // 2:
+        if joined and len(joined[-1]) + len(block) <= lanes:
             joined[-1] = [*joined[-1], *block]
         else:
             joined.append(list(block))
@@ -41,6 +41,8 @@ def naive(cost, blocks, lanes):
     return total
 
 
+@example(steps=[1] * 7, block=3, lanes=8)  # the last block is shorter, and joins the others
+@example(steps=[1] * 7, block=5, lanes=8)
 @settings(deadline=None, max_examples=50)
 @given(
     st.lists(st.integers(1, 30), min_size=1, max_size=40),

@@ -48,15 +48,26 @@ def predicted(costs: dict[int, float], blocks: Sequence[Sequence[int]], lanes: i
     """Seconds of a round's steps with so many lanes, for clients who take these steps, given c(n)."""
     known = np.array(sorted(costs))
     cost = np.array([costs[n] for n in known])
-    total, together = 0.0, max(1, lanes // max(1, len(blocks[0])))
-    for at in range(0, len(blocks), together):
-        steps = np.sort(np.concatenate([np.asarray(b) for b in blocks[at : at + together]]))[::-1]
+    total = 0.0
+    for clients in _together(blocks, lanes):
+        steps = np.sort(clients)[::-1]
         width = -(-len(steps) // -(-len(steps) // lanes))
         for first in range(0, len(steps), width):
             wave = steps[first : first + width]
             at_work = (wave[None, :] > np.arange(wave[0])[:, None]).sum(1)
             total += float(np.interp(at_work, known, cost).sum())
     return total
+
+
+def _together(blocks: Sequence[Sequence[int]], lanes: int) -> list[list[int]]:
+    """The blocks as :func:`insitu.rounds.blocks.joined` puts them into the lanes."""
+    found: list[list[int]] = []
+    for block in blocks:
+        if found and len(found[-1]) + len(block) <= lanes:
+            found[-1].extend(block)
+        else:
+            found.append(list(block))
+    return found
 
 
 def measured(steps: Callable[[int], tuple[Callable[[], Any], int]], most: int, seconds: float) -> dict[int, float]:
