@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,19 +20,16 @@ from insitu.core.types import Failure, Task
 from insitu.data.clients import Clients
 from insitu.engines.vectorized import Vectorized, choice
 from insitu.learners.torch import TorchLearner
+from insitu.rounds.blocks import joined
 from insitu.rounds.buffered import Buffered
 
 
 def naive(cost, blocks, lanes):
     """A round's seconds, counted client by client."""
-    total, joined = 0.0, []
-    for block in blocks:
-        if joined and len(joined[-1]) + len(block) <= lanes:
-            joined[-1] = [*joined[-1], *block]
-        else:
-            joined.append(list(block))
-    for clients in joined:
-        clients = sorted(clients, reverse=True)
+    tasks = [SimpleNamespace(kind="train", block=i, steps=n) for i, block in enumerate(blocks) for n in block]
+    total = 0.0
+    for together in joined(tasks, lanes):  # as the engine takes them
+        clients = sorted((task.steps for task in together), reverse=True)
         waves = -(-len(clients) // lanes)
         width = -(-len(clients) // waves)
         while clients:

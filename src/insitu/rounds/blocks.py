@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import groupby
+from typing import TypeVar
 
 from insitu.core.protocols import Setting
 from insitu.core.types import Task
 
+T = TypeVar("T")
+
 
 def joined(work: Iterable[Task], most: int) -> Iterator[list[Task]]:
     """Blocks of tasks of one kind, several together as long as they are no more than ``most`` clients."""
-    held: list[Task] = []
-    for (kind, _), block in groupby(work, key=lambda task: (task.kind, task.block)):
-        tasks = list(block)
-        if held and (held[0].kind != kind or len(held) + len(tasks) > most):
+    for _, of_a_kind in groupby(work, key=lambda task: task.kind):
+        yield from packed((list(block) for _, block in groupby(of_a_kind, key=lambda task: task.block)), most)
+
+
+def packed(blocks: Iterable[list[T]], most: int) -> Iterator[list[T]]:
+    """Blocks in their order, several together as long as they have no more than ``most`` members."""
+    held: list[T] = []
+    for block in blocks:
+        if held and len(held) + len(block) > most:
             yield held
             held = []
-        held.extend(tasks)
+        held.extend(block)
     if held:
         yield held
 

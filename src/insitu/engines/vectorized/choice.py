@@ -19,7 +19,7 @@ from insitu.core import remembered, tree
 from insitu.core.protocols import Setting
 from insitu.engines.vectorized.lanes import Lanes
 from insitu.engines.vectorized.wave import Wave
-from insitu.rounds.blocks import cohort_size
+from insitu.rounds.blocks import cohort_size, packed
 
 SHARE = 0.02
 """The share of a run that measuring may take."""
@@ -49,7 +49,7 @@ def predicted(costs: dict[int, float], blocks: Sequence[Sequence[int]], lanes: i
     known = np.array(sorted(costs))
     cost = np.array([costs[n] for n in known])
     total = 0.0
-    for clients in _together(blocks, lanes):
+    for clients in packed([list(block) for block in blocks], lanes):
         steps = np.sort(clients)[::-1]
         width = -(-len(steps) // -(-len(steps) // lanes))
         for first in range(0, len(steps), width):
@@ -57,17 +57,6 @@ def predicted(costs: dict[int, float], blocks: Sequence[Sequence[int]], lanes: i
             at_work = (wave[None, :] > np.arange(wave[0])[:, None]).sum(1)
             total += float(np.interp(at_work, known, cost).sum())
     return total
-
-
-def _together(blocks: Sequence[Sequence[int]], lanes: int) -> list[list[int]]:
-    """The blocks as :func:`insitu.rounds.blocks.joined` puts them into the lanes."""
-    found: list[list[int]] = []
-    for block in blocks:
-        if found and len(found[-1]) + len(block) <= lanes:
-            found[-1].extend(block)
-        else:
-            found.append(list(block))
-    return found
 
 
 def measured(steps: Callable[[int], tuple[Callable[[], Any], int]], most: int, seconds: float) -> dict[int, float]:
