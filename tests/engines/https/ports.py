@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import ssl
 import time
 from contextlib import asynccontextmanager, suppress
@@ -87,6 +88,13 @@ def routes(calls: list, hold: asyncio.Event | None = None) -> list[Route]:
             calls.append(("take", request.peer.name, got))
         return Response.json({"bytes": got})
 
+    async def hashed(request):
+        check = hashlib.sha256()
+        async for piece in request.body or ():
+            check.update(piece)
+            await asyncio.sleep(0)  # others come in between
+        return Response.json({"sha256": check.hexdigest()})
+
     async def table(request):
         return Response.json({"got": await request.table()})
 
@@ -105,6 +113,7 @@ def routes(calls: list, hold: asyncio.Event | None = None) -> list[Route]:
     return [
         Route("GET", "/v1/who", ROLES, who),
         Route("PUT", "/v1/chunks/{digest}", ("site",), take),
+        Route("PUT", "/v1/hashed", ("site",), hashed),
         Route("POST", "/v1/table", ROLES, table),
         Route("GET", "/v1/wait", ROLES, wait),
         Route("GET", "/v1/large/{size}", ROLES, large),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import ssl
 import time
+from random import Random
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -259,3 +261,28 @@ def test_a_drain_ends_what_is_idle_waits_for_uploads_and_cancels_what_hangs(fede
     (status, body), left = run(drain())
     assert (status, json.loads(body)) == (200, {"bytes": 100000})
     assert left == {"connections": 0, "handshakes": 0, "requests": 0, "uploads": 0}
+
+
+def test_what_several_send_at_once_is_not_mixed_up(federation):
+    """All connections read into the same buffers, which the longest of these bodies fill several times."""
+    bodies = [Random(i).randbytes(size) for i, size in enumerate((3 * 2**20, 2**20 + 1, 700_001, 16_384, 5))]
+    files = federation.member("berlin")
+
+    async def sent(port, body):
+        caller = await Caller.to(port, federation.client_tls(files))
+        try:
+            head = f"PUT /v1/hashed HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+            await caller.send(head)
+            for at in range(0, len(body), 300_007):  # no whole number of records
+                await caller.send(body[at : at + 300_007])
+                await asyncio.sleep(0)
+            return await caller.answer(30.0)
+        finally:
+            await caller.close()
+
+    async def go():
+        async with serving(federation) as port:
+            return await asyncio.gather(*(sent(port, body) for body in bodies))
+
+    for body, (status, answer) in zip(bodies, run(go()), strict=True):
+        assert (status, json.loads(answer)["sha256"]) == (200, hashlib.sha256(body).hexdigest())
