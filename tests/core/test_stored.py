@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import weakref
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from insitu.core.errors import Refusal, UpdateError, WireError
 from insitu.core.mean import Mean
 from insitu.core.stored import Stored
 from insitu.core.types import Context, Update
+from insitu.engines.https.wire import packing
 from insitu.engines.https.wire.packing import Stream, left_there, pack
 
 CONTEXT = Context(1, 10)
@@ -32,13 +34,15 @@ class Shelf:
         self.chunks[digest] = bytes(data)
         return digest
 
-    def read(self, digest: str, offset: int, length: int) -> bytes:
-        self.largest = max(self.largest, length)
-        return self.chunks[digest][offset : offset + length]
+    def fill(self, digest: str, offset: int, room: memoryview) -> int:
+        self.largest = max(self.largest, len(room))
+        some = self.chunks[digest][offset : offset + len(room)]
+        room[: len(some)] = some
+        return len(some)
 
 
-def left(value, shelf: Shelf, portion: int = 1000):
-    return left_there(pack(value, "update", shelf.keep), shelf.read, portion)
+def left(value, shelf: Shelf):
+    return left_there(pack(value, "update", shelf.keep), shelf.fill)
 
 
 def one_by_one(accumulator, block):
@@ -70,18 +74,18 @@ def cohorts(draw):
     kind = draw(st.sampled_from(["numpy", "torch"]))
     leaves = draw(st.lists(st.tuples(st.sampled_from(DTYPES), st.sampled_from(SHAPES)), min_size=1, max_size=4))
     blocks = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
-    return kind, leaves, blocks, draw(st.integers(0, 2**31)), draw(st.integers(16, 3000))
+    return kind, leaves, blocks, draw(st.integers(0, 2**31)), draw(st.integers(16, 3000)), draw(st.integers(16, 3000))
 
 
 @given(cohorts())
 @settings(max_examples=60, deadline=None)
 def test_blocks_have_the_bits_of_adding_and_merging(cohort):
-    kind, leaves, blocks, seed, portion = cohort
+    kind, leaves, blocks, seed, piece, chunk = cohort
     random, shelf = np.random.default_rng(seed), Shelf()
     here, there = Mean().zero(), Mean().zero()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stored, "PIECE", 1024)
-        patch.setattr(stored, "LEAST", 64)
+        patch.setattr(stored, "PIECE", piece)
+        patch.setattr(packing, "CHUNK", chunk)
         for size in blocks:
             block = []
             for i in range(size):
@@ -92,7 +96,7 @@ def test_blocks_have_the_bits_of_adding_and_merging(cohort):
                 weights = {part: float(random.integers(1, 99)) / 3 for part in value}
                 block.append((Update(value, weights), f"c{i}"))
             here = one_by_one(here, block)
-            lying = [(Update(left(u.value, shelf, portion), u.weight), c) for u, c in block]
+            lying = [(Update(left(u.value, shelf), u.weight), c) for u, c in block]
             there, refused = Mean().add_stored(there, lying)
             assert not refused
     assert bits(there) == bits(here)
@@ -101,9 +105,9 @@ def test_blocks_have_the_bits_of_adding_and_merging(cohort):
 def test_memory_is_a_piece_of_each_and_the_sum():
     random, shelf = np.random.default_rng(0), Shelf()
     values = [{"shared": {"w": random.normal(size=2_000_000).astype("float32")}} for _ in range(3)]
-    block = [(Update(left(value, shelf, 65536), {"shared": 1.0}), str(i)) for i, value in enumerate(values)]
+    block = [(Update(left(value, shelf), {"shared": 1.0}), str(i)) for i, value in enumerate(values)]
     accumulator, _ = Mean().add_stored(Mean().zero(), block)
-    assert shelf.largest == 65536
+    assert shelf.largest == stored.PIECE
     total = Mean().finish(accumulator, CONTEXT)
     assert np.allclose(total.value["shared"]["w"], np.mean([v["shared"]["w"] for v in values], axis=0), atol=1e-6)
     assert total.spare
@@ -172,14 +176,14 @@ def test_a_stream_reads_from_anywhere_and_says_where_it_ends():
     shelf = Shelf()
     whole = bytes(range(100))
     chunks = [[shelf.keep(whole[at : at + 30]), len(whole[at : at + 30])] for at in range(0, 100, 30)]
-    stream = Stream(chunks, shelf.read, 7)
+    stream = Stream(chunks, shelf.fill)
     for first, count in ((0, 10), (10, 45), (3, 1), (99, 1), (50, 0)):
         assert bytes(stream.read(first, count)) == whole[first : first + count]
     with pytest.raises(WireError, match="end at byte 100"):
         stream.read(95, 6)
     shelf.chunks[chunks[1][0]] = b"short"
     with pytest.raises(WireError, match="not 30"):
-        Stream(chunks, shelf.read, 100).read(25, 20)
+        Stream(chunks, shelf.fill).read(25, 20)
 
 
 def test_a_table_that_is_not_the_manifests_is_refused():
@@ -187,14 +191,33 @@ def test_a_table_that_is_not_the_manifests_is_refused():
     manifest = pack({"shared": {"w": np.zeros(3)}}, "update", shelf.keep)
     manifest["tensors"] = [{**manifest["tensors"][0], "dtype": "float32"}]
     with pytest.raises(Refusal, match="table of tensors"):
-        left_there(manifest, shelf.read)
+        left_there(manifest, shelf.fill)
 
 
 def test_memory_does_not_grow_with_the_block():
-    """Twenty times the clients: the pieces of all of them together are as large."""
-    largest = []
+    """However many clients: a piece is read when the one before it is in the sum."""
+    held, most = [0], [0]
+
+    def read(first: int, count: int) -> memoryview:
+        array = np.zeros(count, np.uint8)
+        held[0] += count
+        most[0] = max(most[0], held[0])
+        weakref.finalize(array, lambda: held.__setitem__(0, held[0] - count))
+        return array.data
+
     for clients in (4, 80):
-        leaves = [Stored((2**19,), "float32", "numpy", 0, lambda first, count: memoryview(bytearray(count)))] * clients
-        largest.append(max(sum(piece.nbytes for piece in pieces) for _, pieces in stored.together(leaves)))
-    assert largest[0] <= stored.PIECE
-    assert largest[1] <= 80 * stored.LEAST
+        leaf = Stored((2**19,), "float32", "numpy", 0, read)
+        block = [(Update({"shared": {"w": leaf}}, {"shared": 1.0}), str(i)) for i in range(clients)]
+        Mean().add_stored(Mean().zero(), block)
+    assert held == [0]
+    assert most[0] <= 2 * stored.PIECE
+
+
+def test_clients_that_tell_another_dtype_are_added_as_any_other_engine_does():
+    random, shelf = np.random.default_rng(1), Shelf()
+    arrays = [random.normal(size=300_000).astype(dtype) for dtype in ("float32", "float64", "float32")]
+    block = [(Update({"own": {"x": x}}, {"own": 1.0 + i}), str(i)) for i, x in enumerate(arrays)]
+    lying = [(Update(left(update.value, shelf), update.weight), client) for update, client in block]
+    there, refused = Mean().add_stored(Mean().zero(), lying)
+    assert not refused
+    assert bits(there) == bits(one_by_one(Mean().zero(), block))

@@ -140,13 +140,23 @@ def shelf():
     return chunks, keep
 
 
+def reading(chunks):
+    """Puts bytes of these chunks into a room."""
+
+    def fill(digest: str, offset: int, room: memoryview) -> int:
+        room[:] = chunks[digest][offset : offset + len(room)]
+        return len(room)
+
+    return fill
+
+
 def test_answers_that_lie_on_a_disk_are_folded_a_block_at_a_time():
     plan, (chunks, keep) = PLANS["mean"], shelf()
 
     def lying(i: int) -> Answer:
         here = answer(i)
         manifest = pack(here.update.value, "update", keep)
-        value = left_there(manifest, lambda digest, offset, length: chunks[digest][offset : offset + length])
+        value = left_there(manifest, reading(chunks))
         return replace(here, update=replace(here.update, value=value), stored=True)
 
     n, lost = 8, 4
@@ -164,7 +174,7 @@ def test_an_answer_on_a_disk_with_another_shape_is_a_failure_of_its_client():
     def lying(i: int, n: int) -> Answer:
         value = {"shared": {"w": np.ones(n)}}
         manifest = pack(value, "update", keep)
-        there = left_there(manifest, lambda digest, offset, length: chunks[digest][offset : offset + length])
+        there = left_there(manifest, reading(chunks))
         return replace(answer(i), update=Update(there, {"shared": 1.0}), stored=True)
 
     fold = Fold(plan)

@@ -82,6 +82,11 @@ class TornDisk:
             raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
         return bytes(self._names[path].now[offset : None if length is None else offset + length])
 
+    def fill(self, path: Path, offset: int, room: memoryview) -> int:
+        data = self.read(path, offset, len(room))
+        room[: len(data)] = data
+        return len(data)
+
     def size(self, path: Path) -> int | None:
         if path in self._folders:
             return 4096

@@ -157,9 +157,9 @@ def _fold_stored(target: Any, values: Sequence[Any], weights: Sequence[float]) -
     leaves: Sequence[Stored] = values
     flat = None if target is None else target.reshape(-1)
     for at, pieces in together(leaves):
-        block = _weighted(pieces[0], weights[0])
-        for piece, weight in zip(pieces[1:], weights[1:], strict=True):
-            block = _folded(block, piece, weight)
+        block: Any = None
+        for piece, weight in zip(pieces, weights, strict=True):
+            block = _weighted(piece, weight) if block is None else _folded(block, piece, weight)
         if flat is None:
             flat = arrays.empty(prod(leaves[0].shape), block)
         own = flat[at : at + len(block)]

@@ -9,8 +9,8 @@ from math import prod
 from insitu.core import bits
 from insitu.core.arrays import Array
 
-PIECE, LEAST = 2**20, 2**14
-"""Bytes of a block of clients' arrays that are in memory together, and at least of each."""
+PIECE = 2**19
+"""Bytes of an array that are in memory together: with a sum and a product of them they stay in a processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -38,19 +38,19 @@ class Stored:
         assert little is not None  # whoever has read the header has seen that
         return little.itemsize
 
-    def pieces(self, most: int) -> Iterator[Array]:
-        """All elements in order, flat, ``most`` bytes at a time; an array without any is one piece without any."""
-        count, size = prod(self.shape), self._size
-        step = max(1, most // size)
-        for at in range(0, max(1, count), step):
-            n = min(step, count - at)
-            raw = self.read(self.first + at * size, n * size)
-            yield bits.array(raw, self.dtype, self.kind, (n,), "an array of an update", ours=True)
+    def piece(self, at: int, count: int) -> Array:
+        """So many elements from ``at`` on, flat, in memory that is the caller's."""
+        raw = self.read(self.first + at * self._size, count * self._size)
+        return bits.array(raw, self.dtype, self.kind, (count,), "an array of an update", ours=True)
 
 
-def together(leaves: Sequence[Stored]) -> Iterator[tuple[int, list[Array]]]:
-    """The same piece of each of these arrays of one shape, and the element at which it begins."""
-    at, most = 0, max(LEAST, PIECE // len(leaves))
-    for pieces in zip(*(leaf.pieces(most) for leaf in leaves), strict=True):
-        yield at, list(pieces)
-        at += pieces[0].shape[0]
+def together(leaves: Sequence[Stored]) -> Iterator[tuple[int, Iterator[Array]]]:
+    """The element at which a piece begins, and that piece of each of these arrays of one shape and dtype, one by one.
+
+    Arrays without elements have one piece without any.
+    """
+    count = prod(leaves[0].shape)
+    step = max(1, PIECE // leaves[0]._size)
+    for at in range(0, max(1, count), step):
+        n = min(step, count - at)
+        yield at, (leaf.piece(at, n) for leaf in leaves)

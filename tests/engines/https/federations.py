@@ -127,6 +127,11 @@ class MemoryBlobs:
         end = None if length is None else offset + length
         return self.whole[digest][offset:end]
 
+    def fill(self, digest, offset, room):
+        data = self.read(digest, offset, len(room))
+        room[: len(data)] = data
+        return len(data)
+
     def arrived(self, owner, digest):
         return 0
 

@@ -176,6 +176,11 @@ class BlobFiles:
             raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
         return bytes(inode.data[offset : None if length is None else offset + length])
 
+    def fill(self, path: Path, offset: int, room: memoryview) -> int:
+        data = self.read(path, offset, len(room))
+        room[: len(data)] = data
+        return len(data)
+
     def size(self, path: Path) -> int | None:
         inode = self._platter.names.get(path)
         return None if inode is None else len(inode.data or b"")

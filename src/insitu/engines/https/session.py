@@ -18,7 +18,7 @@ from insitu.core.types import Answer, Failure, Task, Update
 from insitu.engines.https.calls.accounts import Ask, Told
 from insitu.engines.https.calls.values import Message
 from insitu.engines.https.roster import Sites
-from insitu.engines.https.wire.packing import CHUNK, left_there, pack, unpack
+from insitu.engines.https.wire.packing import left_there, pack, unpack
 from insitu.rounds.policy import Policy
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 VOID, COUNTS = "void", "counts"
 """What the first word of a closed call's reason says: whether the server has made a round of it."""
-BUFFERED, LEAST = 4 * CHUNK, CHUNK // 16
-"""Bytes of the updates of one block that are held in memory, and at least of each: they are folded side by side."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,6 @@ class HttpsSession:
             and exchange.blobs.near
             and not any(stage.decodes == "each" for stage in plan.stages)  # which takes an update as a whole
         )
-        self._portion = CHUNK
         declared = setting.clients.declared if isinstance(setting.clients, Sites) else lambda name: {}
         call(exchange.attach(run, setting.plan, description, declared))
 
@@ -87,7 +84,6 @@ class HttpsSession:
             key = self._key(tasks[0], asks)
             failpoints.hit("call.packed")
             replayed = self._call(self._exchange.open(key, asks, wanted))
-        self._portion = min(CHUNK, max(LEAST, BUFFERED // self.setting.plan.block_size(len(tasks))))
         if key.kind == "train":
             self._begin(key.round, replayed)
         yield from self._told(key, tasks, wanted, replayed)
@@ -214,7 +210,7 @@ class HttpsSession:
         if replayed:
             for digest in lengths:
                 blobs.read(digest)
-        return left_there(manifest, blobs.read, self._portion)
+        return left_there(manifest, blobs.fill)
 
     def _welcome(self, sites: Sites, round: int) -> None:
         new = sites.grow(round)

@@ -24,6 +24,10 @@ class Files(Protocol):
     def fsync(self, handle: Any) -> None: ...
     def close(self, handle: Any) -> None: ...
     def read(self, path: Path, offset: int, length: int | None) -> bytes: ...
+    def fill(self, path: Path, offset: int, room: memoryview) -> int:
+        """The bytes from ``offset`` on, put into ``room``; how many there were."""
+        ...
+
     def size(self, path: Path) -> int | None:
         """Bytes, or None where there is no such file."""
         ...
@@ -78,6 +82,19 @@ class RealFiles:
         with path.open("rb") as file:
             file.seek(offset)
             return file.read() if length is None else file.read(length)
+
+    def fill(self, path: Path, offset: int, room: memoryview) -> int:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            done = 0
+            while done < len(room):
+                count = os.preadv(handle, [room[done:]], offset + done)
+                if not count:
+                    break
+                done += count
+            return done
+        finally:
+            os.close(handle)
 
     def size(self, path: Path) -> int | None:
         try:

@@ -58,6 +58,14 @@ class FolderBlobs:
             raise BlobError(f"{self.root}: the blob {digest} is damaged: restore a copy of it")
         return data
 
+    def fill(self, digest: str, offset: int, room: memoryview) -> int:
+        path = self._whole(digest)
+        with said(f"{self.root}: the blob {digest} cannot be read"):
+            try:
+                return self.files.fill(path, offset, room)
+            except FileNotFoundError as error:
+                raise BlobError(f"{self.root} has no blob {digest}: it never arrived, or was removed") from error
+
     def put(self, data: bytes | memoryview) -> str:
         """Keeps it durably, and returns its digest."""
         digest = hashlib.sha256(data).hexdigest()

@@ -53,6 +53,11 @@ class S3Blobs:
             raise BlobError(f"{self.bucket.place}: the blob {digest} is damaged: restore a copy of it")
         return reply.body[offset:] if length is None else reply.body[offset : offset + length]
 
+    def fill(self, digest: str, offset: int, room: memoryview) -> int:
+        data = self.read(digest, offset, len(room))
+        room[: len(data)] = data
+        return len(data)
+
     def put(self, data: bytes | memoryview) -> str:
         """Keeps it durably, and returns its digest. One that is there already is young again."""
         digest = hashlib.sha256(data).hexdigest()

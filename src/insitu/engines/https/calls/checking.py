@@ -1,6 +1,6 @@
 """Whether an update may be counted: looked at from end to end, piece by piece, before it is acknowledged.
 
-Reading costs the memory of one chunk, whatever the update's size; only where stages have packed it is it unpacked as a
+Reading costs the memory of one piece, whatever the update's size; only where stages have packed it is it unpacked as a
 whole, since nobody can tell otherwise what it says.
 """
 
@@ -17,7 +17,7 @@ from insitu.core.errors import InsituError, Refusal, WireError
 from insitu.core.types import Context, Update
 from insitu.engines.https.calls.values import Message
 from insitu.engines.https.wire.manifest import Manifest
-from insitu.engines.https.wire.packing import Source, unpack
+from insitu.engines.https.wire.packing import Fill, Stream, gathered
 from insitu.rounds.plan import Plan
 
 PIECE = 2**18
@@ -25,7 +25,6 @@ PIECE = 2**18
 PARTS = ("shared", "buffers")
 """The parts of an update that must be as those of the message."""
 
-Read = Callable[[str], bytes]
 _Table = dict[tuple[str | int, ...], tuple[str, tuple[int, ...], str]]
 
 
@@ -40,7 +39,7 @@ def check_weight(manifest: Manifest, examples: int | None) -> None:
 
 
 def check_update(
-    plan: Plan, kind: str, manifest: Manifest, message: Message, read: Read, asked: int, context: Context
+    plan: Plan, kind: str, manifest: Manifest, message: Message, fill: Fill, asked: int, context: Context
 ) -> None:
     """Raises Refusal BAD_UPDATE, naming tensor and index, or BAD_MANIFEST, where this must not be counted.
 
@@ -51,7 +50,7 @@ def check_update(
     if kind == "evaluate":
         if manifest.tensors or weight:
             raise _bad("it answers an evaluation, and should hold metrics only")
-        _outline(manifest, read, lambda entry, numbers, first: None)
+        _outline(manifest, fill, lambda entry, numbers, first: None)
         return
     staged = kind == "train" and bool(plan.stages)
 
@@ -59,7 +58,7 @@ def check_update(
         factor = 1.0 if staged else weight.get(str(entry["path"][0]), 1.0) if entry["path"] else 1.0
         _check_numbers(entry, numbers, first, factor * asked)
 
-    value = _outline(manifest, read, looks)
+    value = _outline(manifest, fill, looks)
     _check_parts(value, weight)
     if not staged:
         told = {tuple(e["path"]): (e["dtype"], tuple(e["shape"]), _kind(e["kind"])) for e in manifest.tensors}
@@ -67,7 +66,7 @@ def check_update(
         if kind == "train":
             _check_schema(plan, told, message)
         return
-    decoded = _decoded(plan, manifest, read, context)
+    decoded = _decoded(plan, manifest, fill, context)
     if any(stage.decodes == "sum" for stage in plan.stages):
         return  # the sum of all is what the server can undo: what a single one says stays hidden
     _check_parts(decoded, weight)
@@ -78,18 +77,19 @@ def check_update(
             _check_array(path, x, weight[part] * asked)
 
 
-def _outline(manifest: Manifest, read: Read, looks: Callable[[Mapping[str, Any], np.ndarray, int], None]) -> Any:
+def _outline(manifest: Manifest, fill: Fill, looks: Callable[[Mapping[str, Any], np.ndarray, int], None]) -> Any:
     """The update's tree with the right shapes and dtypes and no memory behind them; ``looks`` sees all numbers."""
-    source = Source(manifest.chunks, read)
+    stream, first = Stream(manifest.chunks, fill), 0
     entries = iter(manifest.tensors)
     head = 2  # the frame's first bytes and its header
     room = memoryview(bytearray(PIECE))
 
     def take(count: int) -> Any:
-        nonlocal head
+        nonlocal head, first
+        own, first = first, first + count
         if head:
             head -= 1
-            return source.take(count)
+            return stream.read(own, count)
         entry = next(entries, None)
         if entry is None or entry["nbytes"] != count:
             raise WireError("the table of tensors is not the manifest's")
@@ -98,7 +98,7 @@ def _outline(manifest: Manifest, read: Read, looks: Callable[[Mapping[str, Any],
         at = 0
         while at < count:
             piece = room[: min(PIECE, count - at)]
-            source.fill(piece)
+            stream.fill(own + at, piece)
             looks(entry, np.frombuffer(piece, dtype), at // dtype.itemsize)
             at += len(piece)
         return np.zeros(count, np.uint8)  # pages that nobody touches take no memory
@@ -192,9 +192,9 @@ def _check_array(path: str, x: Any, factor: float) -> None:
         _check_numbers(entry, plain[at : at + PIECE], at, factor)
 
 
-def _decoded(plan: Plan, manifest: Manifest, read: Read, context: Context) -> dict[str, Any]:
+def _decoded(plan: Plan, manifest: Manifest, fill: Fill, context: Context) -> dict[str, Any]:
     """The update as the server's halves of the stages make it; what they cannot read is the sender's fault."""
-    update = Update(unpack(manifest.plain(), read), dict(manifest.weight or {}), dict(manifest.metrics or {}))
+    update = Update(gathered(manifest.plain(), fill), dict(manifest.weight or {}), dict(manifest.metrics or {}))
     try:
         for stage in reversed(plan.stages):
             if stage.decodes == "each":

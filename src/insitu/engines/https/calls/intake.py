@@ -22,7 +22,7 @@ from insitu.engines.https.calls.presence import Presence
 from insitu.engines.https.calls.shelf import Shelf
 from insitu.engines.https.roster import declared as declared_of
 from insitu.engines.https.wire.manifest import Manifest, checked
-from insitu.engines.https.wire.packing import CHUNK
+from insitu.engines.https.wire.packing import CHUNK, whole_chunks
 
 SMALL = 16 * 2**10
 """Bytes of a manifest that is written into the journal itself; larger ones are documents."""
@@ -151,12 +151,11 @@ class Intake:
         if key.kind == "train":
             checking.check_weight(manifest, declared_of(run.declared(site), "examples"))
         context, asked = Context(key.round, 0, seed=int(task.get("seed", 0)), client=site), len(call.call.asked)
-        lengths = dict(manifest.chunks)
 
         def look() -> None:
-            # The digests were compared when the chunks came: with a length, nobody does it again.
-            read = lambda digest: self.blobs.read(digest, 0, lengths[digest])  # noqa: E731
-            checking.check_update(run.plan, key.kind, manifest, message, read, asked, context)
+            # The digests were compared when the chunks came: nobody does it again.
+            fill = self.blobs.fill if self.blobs.near else whole_chunks(self.blobs.read)
+            checking.check_update(run.plan, key.kind, manifest, message, fill, asked, context)
 
         async with self._checking:  # one at a time: a packed one is unpacked as a whole
             await self.aside(look)

@@ -17,6 +17,8 @@ from insitu.core.stored import Stored
 CHUNK = 4 * 2**20
 """The largest chunk in bytes."""
 PROTOCOL = 1
+Fill = Callable[[str, int, memoryview], int]
+"""Puts the bytes of the chunk with this digest, from this one on, into a room, and says how many there were."""
 
 
 def pack(tree: Any, holds: str, keep: Callable[[bytes], str]) -> dict[str, Any]:
@@ -50,21 +52,25 @@ def unpack(manifest: Mapping[str, Any], read: Callable[[str], bytes]) -> Any:
     ``read`` gives a chunk by its digest, checked when it was stored. Raises Refusal BAD_MANIFEST where the frame is
     no tree, or its table of tensors is not the manifest's.
     """
-    return _decoded(manifest, Source(manifest["chunks"], read).take)
+    return gathered(manifest, whole_chunks(read))
 
 
-def left_there(manifest: Mapping[str, Any], read: Callable[[str, int, int], bytes], portion: int = CHUNK) -> Any:
+def gathered(manifest: Mapping[str, Any], fill: Fill) -> Any:
+    """The tree, each array put together where it will stay: memory is the tree. Raises Refusal as :func:`unpack`."""
+    return _decoded(manifest, Stream(manifest["chunks"], fill).take)
+
+
+def left_there(manifest: Mapping[str, Any], fill: Fill) -> Any:
     """The tree with :class:`~insitu.core.stored.Stored` leaves: their numbers stay in the chunks until they are read.
 
-    ``read`` gives bytes of a chunk by its digest, the first one's offset and their number, of which ``portion`` at most
-    are held. Raises Refusal BAD_MANIFEST as :func:`unpack`, for all but the numbers.
+    Raises Refusal BAD_MANIFEST as :func:`unpack`, for all but the numbers.
     """
-    stream = Stream(manifest["chunks"], read, portion)
+    stream = Stream(manifest["chunks"], fill)
 
     def leaf(entry: Mapping[str, Any], first: int) -> Stored:
         return Stored(tuple(entry["shape"]), entry["dtype"], entry["kind"], first, stream.read)
 
-    return _decoded(manifest, lambda count: stream.read(stream.at, count), leaf)
+    return _decoded(manifest, stream.take, leaf)
 
 
 def _decoded(manifest: Mapping[str, Any], take: Callable[[int], Any], leaf: Any = None) -> Any:
@@ -77,69 +83,52 @@ def _decoded(manifest: Mapping[str, Any], take: Callable[[int], Any], leaf: Any 
     return tree
 
 
-class Source:
-    """Bytes in any portion from chunks that are read one at a time."""
-
-    def __init__(self, chunks: Sequence[Sequence[Any]], read: Callable[[str], bytes]) -> None:
-        self._chunks, self._read = iter(chunks), read
-        self._left = memoryview(b"")
-
-    def take(self, count: int) -> memoryview:
-        """The next bytes, in memory that is the caller's."""
-        found = np.empty(count, np.uint8).data  # as fast as can be: nothing is cleared that is written anyway
-        self.fill(found)
-        return found
-
-    def fill(self, found: memoryview) -> None:
-        """The next bytes, put into this."""
-        at, count = 0, len(found)
-        while at < count:
-            if not self._left:
-                digest, length = next(self._chunks, (None, 0))
-                if digest is None:
-                    raise WireError(f"the chunks end {count - at} bytes too early")
-                self._left = memoryview(self._read(digest))
-                if len(self._left) != length:
-                    raise WireError(f"chunk {digest} has {len(self._left)} bytes, not {length}")
-            some = self._left[: count - at]
-            found[at : at + len(some)] = some
-            self._left = self._left[len(some) :]
-            at += len(some)
-
-
 class Stream:
-    """Bytes from anywhere in the chunks, which are read a ``portion`` at a time: best from the first to the last."""
+    """Bytes from anywhere in the chunks: ``fill(digest, offset, room)`` puts those of a chunk into ``room``."""
 
-    def __init__(self, chunks: Sequence[Sequence[Any]], read: Callable[[str, int, int], bytes], portion: int) -> None:
-        self._chunks, self._read, self._portion = chunks, read, portion
+    def __init__(self, chunks: Sequence[Sequence[Any]], fill: Fill) -> None:
+        self._chunks, self._fill = chunks, fill
         self._starts = list(accumulate((length for _, length in chunks), initial=0))
-        self._left = memoryview(b"")
-        self.at = 0
+        self._at = 0
 
     def read(self, first: int, count: int) -> memoryview:
         """So many bytes from ``first`` on, in memory that is the caller's."""
-        if first != self.at:
-            self._left, self.at = memoryview(b""), first
-        found = np.empty(count, np.uint8).data
-        done = 0
-        while done < count:
-            if not self._left:
-                self._left = self._portion_at(self.at)
-            some = self._left[: count - done]
-            found[done : done + len(some)] = some
-            self._left = self._left[len(some) :]
-            self.at += len(some)
-            done += len(some)
-        return found
+        room = np.empty(count, np.uint8).data  # as fast as can be: nothing is cleared that is written anyway
+        self.fill(first, room)
+        return room
 
-    def _portion_at(self, at: int) -> memoryview:
-        i = bisect_right(self._starts, at) - 1
-        if i >= len(self._chunks):
-            raise WireError(f"the chunks end at byte {self._starts[-1]}, before byte {at}")
-        digest, length = self._chunks[i]
-        offset = at - self._starts[i]
-        wanted = min(self._portion, length - offset)
-        data = self._read(digest, offset, wanted)
-        if len(data) != wanted:
-            raise WireError(f"chunk {digest} has {offset + len(data)} bytes, not {length}")
-        return memoryview(data)
+    def take(self, count: int) -> memoryview:
+        """The bytes behind those that were taken last, in memory that is the caller's."""
+        self._at += count
+        return self.read(self._at - count, count)
+
+    def fill(self, first: int, room: memoryview) -> None:
+        """The bytes from ``first`` on, put into ``room``. Raises WireError where there are fewer."""
+        if first + len(room) > self._starts[-1]:
+            raise WireError(f"the chunks end at byte {self._starts[-1]}, before byte {first + len(room)}")
+        i, done = bisect_right(self._starts, first) - 1, 0
+        while done < len(room):
+            digest, length = self._chunks[i]
+            offset = first + done - self._starts[i]
+            some = room[done : done + length - offset]
+            count = self._fill(digest, offset, some)
+            if count != len(some):
+                raise WireError(f"chunk {digest} has {offset + count} bytes, not {length}")
+            done += count
+            i += 1
+
+
+def whole_chunks(read: Callable[[str], bytes]) -> Fill:
+    """For chunks of which each is read as a whole, once where it is asked for from its first byte to its last."""
+    kept: tuple[str, memoryview] = ("", memoryview(b""))
+
+    def fill(digest: str, offset: int, room: memoryview) -> int:
+        nonlocal kept
+        if digest != kept[0]:
+            kept = ("", memoryview(b""))  # or there would be two of them while the next one is read
+            kept = digest, memoryview(read(digest))
+        data = kept[1][offset : offset + len(room)]
+        room[: len(data)] = data
+        return len(data)
+
+    return fill
