@@ -171,14 +171,16 @@ class Study:
         """A run to its end, and its events."""
         with Operator(self.folder.path) as operator:
             run = operator.submit(tables, "")
-            until = time.monotonic() + PATIENCE
+            until, last = time.monotonic() + PATIENCE, 0
+            found: list[dict[str, Any]] = []
             while (told := operator.run(run))["status"] not in ("finished", "failed", "stopped"):
                 if time.monotonic() > until:
                     raise SystemExit(f"{run} is {told['status']} for too long: {told['next']} ({told['reason']})")
-                time.sleep(0.1)
+                more, last = operator.events(run, last, 1.0)  # as `insitu watch` does: asking costs the coordinator CPU
+                found += more
             if told["status"] != "finished":
                 raise SystemExit(f"{run} {told['status']}: {told['reason']}")
-            return operator.events(run, 0, 0.0)[0]
+            return found + operator.events(run, last, 0.0)[0]
 
 
 @contextmanager

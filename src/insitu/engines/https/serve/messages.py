@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 from urllib.parse import parse_qsl
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
@@ -16,6 +16,7 @@ from insitu.core.errors import Refusal
 from insitu.engines.https.authority.names import shown
 from insitu.engines.https.http import HEADERS, Gone, Peer, Request, Response, Stored
 from insitu.engines.https.serve.limits import Limits
+from insitu.engines.https.serve.tls import AT_ONCE
 
 log = logging.getLogger("insitu.https")
 
@@ -58,7 +59,8 @@ def handler_arguments(limits: Limits) -> dict[str, Any]:
         "max_field_size": limits.line,
         "max_headers": limits.count,
         "lingering_time": 5.0,
-        "read_bufsize": limits.buffer,
+        # Reading goes on until twice as much is waiting: more than what comes at once, or each would stop and start it.
+        "read_bufsize": max(limits.buffer, AT_ONCE // 2),
         "auto_decompress": False,
         "access_log": None,
     }
@@ -110,24 +112,52 @@ async def _pieces(request: web.BaseRequest, length: int, limits: Limits) -> Asyn
     if request.headers.get("expect", "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     got, waited = 0, 0.0
-    while got < length:
-        began = clock()
-        try:
-            async with asyncio.timeout(limits.body_idle):
+    idle = Idle(request.content, limits.body_idle)
+    try:
+        while got < length:
+            began = idle.since = clock()
+            try:
                 piece = await request.content.readany()
-        except TimeoutError as error:
-            text = f"no byte of the body came for {limits.body_idle:g} s, at {got} of {length}"
-            raise Refusal("TOO_SLOW", text, retry_after=1.0) from error
-        except (OSError, web.RequestPayloadError) as error:
-            raise Gone(f"the caller was gone at {got} of {length} bytes") from error
-        waited += clock() - began
-        if not piece:
-            raise Gone(f"the body ended at {got} of {length} bytes")
-        got += len(piece)
-        if waited > limits.rate_after and got < waited * limits.rate:
-            text = f"the body came at {got / waited:.0f} bytes per second, and {limits.rate:g} are the least"
-            raise Refusal("TOO_SLOW", text, retry_after=1.0)
-        yield piece
+            except TimeoutError as error:
+                text = f"no byte of the body came for {limits.body_idle:g} s, at {got} of {length}"
+                raise Refusal("TOO_SLOW", text, retry_after=1.0) from error
+            except (OSError, web.RequestPayloadError) as error:
+                raise Gone(f"the caller was gone at {got} of {length} bytes") from error
+            idle.since = None
+            waited += clock() - began
+            if not piece:
+                raise Gone(f"the body ended at {got} of {length} bytes")
+            got += len(piece)
+            if waited > limits.rate_after and got < waited * limits.rate:
+                text = f"the body came at {got / waited:.0f} bytes per second, and {limits.rate:g} are the least"
+                raise Refusal("TOO_SLOW", text, retry_after=1.0)
+            yield piece
+    finally:
+        idle.end()
+
+
+class Idle:
+    """Ends a body of which no byte comes for so many seconds, with a TimeoutError for whoever waits for one.
+
+    since  when whoever reads began to wait; None while it does not. Setting it is all that a piece of a body costs.
+    """
+
+    def __init__(self, content: StreamReader, seconds: float) -> None:
+        self.since: float | None = None
+        self._content, self._seconds, self._loop = content, seconds, asyncio.get_running_loop()
+        self._timer = self._loop.call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        left = self._seconds - (0.0 if self.since is None else now - self.since)
+        if left > 0:
+            self._timer = self._loop.call_at(now + left, self._look)
+        else:
+            self._content.set_exception(TimeoutError())
+
+    def end(self) -> None:
+        """Nobody will wait any more."""
+        self._timer.cancel()
 
 
 def whole(response: Response) -> web.Response:
