@@ -31,7 +31,7 @@ from insitu.result import Result
 from insitu.rounds import evaluate as measuring
 from insitu.rounds.arrivals import Record
 from insitu.rounds.memory import Memories, usual_budget
-from insitu.rounds.outcome import Model, Outcome
+from insitu.rounds.outcome import Model, Outcome, rested
 from insitu.rounds.plan import Plan
 from insitu.rounds.server import Server
 from insitu.seals import Seals
@@ -178,12 +178,14 @@ class _Loop:
         began, status = time.monotonic(), "finished"
         if (ended := followed(server.session, self.history, self._is_wanted)) is not None:
             model, status = ended
+        model = rested(server.session, model)
         while ended is None and model.version < self.rounds:
             if self._is_wanted() if self.ranks is None else self._wanted:
                 status = "stopped"
                 break
             model = self._commit(server, model, self._round(server, model))
             self._keep(server, model)  # by now the model before it has given its room back
+            model = rested(server.session, model)
         if status == "finished":
             self._emit(events.RunFinished(self.id, model.version, time.monotonic() - began))
         else:

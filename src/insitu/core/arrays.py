@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from insitu.core import mapped
 from insitu.core.errors import MissingExtra, WireError
 
 SHORT = 64
@@ -113,9 +114,20 @@ def empty(count: int, reference: Array) -> Array:
 
 
 def added_in_place(x: Array, y: Array) -> Array:
-    """x + y, in the memory of ``x``; both have one shape and dtype."""
-    x += y
+    """x + y, in the memory of ``x``; both have one shape and dtype. Where ``y`` lies in a file, it stays there."""
+    step = mapped.PIECE // max(1, x.dtype.itemsize)
+    if not x.nbytes > mapped.PIECE or not (_contiguous(x) and _contiguous(y)):
+        x += y
+        return x
+    own, other = x.reshape(-1), y.reshape(-1)
+    for at in range(0, own.shape[0], step):
+        own[at : at + step] += other[at : at + step]
+        mapped.let_go(other[at : at + step])
     return x
+
+
+def _contiguous(x: Array) -> bool:
+    return bool(x.is_contiguous() if is_torch(x) else x.flags.c_contiguous)
 
 
 def sqrt(x: Array) -> Array:

@@ -450,6 +450,15 @@ class Waits(Protocol):
         ...
 
 
+@runtime_checkable
+class Rests(Protocol):
+    """A session whose rounds last so long that the model need not be in memory meanwhile."""
+
+    def rested(self, state: Any) -> Any:
+        """The same state, its large arrays where they take no memory until somebody looks at them."""
+        ...
+
+
 class Ranks(Protocol):
     """Processes that run one run together, seen from one of them. All call the same methods in the same order."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from insitu.core.federation import Blobs
@@ -12,11 +13,15 @@ from insitu.federation.settings import Settings
 
 @dataclass(frozen=True)
 class Kept:
-    """What is durable: ``ledger`` and ``store`` in one database, under one leadership, and ``blobs``."""
+    """What is durable: ``ledger`` and ``store`` in one database, under one leadership, and ``blobs``.
+
+    ``aside`` is a folder for files without names, which are not durable.
+    """
 
     ledger: Any
     store: Any
     blobs: Blobs
+    aside: Path
 
     def close(self) -> None:
         """Lets go of the files and connections."""
@@ -31,7 +36,7 @@ def opened(folder: Folder, settings: Settings) -> Kept:
     ledger = ledger_of(folder, settings)
     try:
         store = open_store(folder.place(settings.store.url), ledger=ledger, behind=AT_ONCE)
-        return Kept(ledger, store, open_blobs(folder.place(settings.blobs.url), spool=folder.spool))
+        return Kept(ledger, store, open_blobs(folder.place(settings.blobs.url), spool=folder.spool), folder.path)
     except BaseException:
         ledger.close()
         raise

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from insitu.core.protocols import Rests, Session
 from insitu.core.types import Failure, Report
 
 
@@ -55,3 +56,8 @@ class Heard:
     pending: dict[str, Any] = field(default_factory=dict)
     measures: dict[str, float] = field(default_factory=dict)
     arrivals: list[list[Any]] = field(default_factory=list)
+
+
+def rested(session: Session, model: Model) -> Model:
+    """The model, out of memory while clients are at work, where the session does that."""
+    return replace(model, state=session.rested(model.state)) if isinstance(session, Rests) else model

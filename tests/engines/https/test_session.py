@@ -13,12 +13,15 @@ import pytest
 from federations import NAMES, Federation, fedavg, honest, inline, refuses, silent, tables
 
 import insitu
+from insitu.algorithms.fedavg import FedAvg
 from insitu.algorithms.kmeans import KMeans
 from insitu.algorithms.knn import KNN
 from insitu.algorithms.scaffold import Scaffold
 from insitu.compress.quantize import Quantize
-from insitu.core import events, tree
+from insitu.core import aside, events, tree
 from insitu.core.errors import Halted, PlanError, RoundError
+from insitu.core.optim import Adam
+from insitu.engines.https import session
 from insitu.engines.https.calls import intake
 from insitu.learners.numpy import LogisticLearner
 from insitu.rounds.cohort import Uniform
@@ -58,6 +61,31 @@ def test_the_answer_is_inlines_bit_for_bit(name):
         if name == "knn":
             x = clients.at(0).data.x
             assert list(result.predict(x)) == list(inline(plan, clients).predict(x))
+
+
+@pytest.mark.parametrize("name", [*plans(tables()), "fedadam"])
+def test_the_answer_is_the_same_where_the_model_lies_in_a_file(name, tmp_path, monkeypatch):
+    clients = tables()
+    adam = Plan(FedAvg(lr=0.1, server=Adam(), server_lr=0.01), learner=LogisticLearner(), evaluate_every=1)
+    plan = plans(clients).get(name) or adam.resolve(clients.schema())
+    laid: list[int] = []
+
+    def counted(value, folder):
+        monkeypatch.setattr(aside, "LEAST", 8)
+        found = aside.laid(value, folder)
+        laid.append(sum(one is not other for one, other in zip(leaves(found), leaves(value), strict=True)))
+        return found
+
+    monkeypatch.setattr(session, "laid", counted)
+    federation = Federation(clients, plan, aside=tmp_path)
+    with federation.coordinator():
+        same(federation.run(), inline(plan, clients))
+    assert len(laid) == 4  # before the first round and after each of three
+    assert name == "knn" or min(laid) > 0
+
+
+def leaves(value):
+    return [leaf for _, leaf in tree.leaves(value)]
 
 
 def test_sites_evaluate_and_rounds_are_sealed_in_a_chain(tmp_path):

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Coroutine, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from insitu.core import failpoints, spans
+from insitu.core.aside import laid
 from insitu.core.errors import Refusal, ResumeError
 from insitu.core.federation import Call, CallKey
 from insitu.core.protocols import Setting, Stepwise
@@ -42,10 +44,10 @@ class HttpsSession:
 
     def __init__(
         self, setting: Setting, exchange: Exchange, run: str, description: str,
-        call: Callable[[Coroutine[Any, Any, Any]], Any],
+        call: Callable[[Coroutine[Any, Any, Any]], Any], aside: Path | None = None,
     ) -> None:  # fmt: skip
         self.setting, self.choices = setting, {"sites": len(setting.clients)}
-        self._exchange, self._run, self._call = exchange, run, call
+        self._exchange, self._run, self._call, self._aside = exchange, run, call, aside
         self._kept: dict[CallKey, Call] = {kept.key: kept for kept in exchange.ledger.calls(run)}
         self._numbers = first_numbers(list(self._kept.values()), setting.plan.policy)
         self._wanted: int | None = None
@@ -104,6 +106,10 @@ class HttpsSession:
     def close(self) -> None:
         """Lets go of the run: calls stay as they are."""
         self._exchange.detach(self._run)
+
+    def rested(self, state: Any) -> Any:
+        """In a file, where the engine has a folder for it: the sum of the updates needs the room."""
+        return state if self._aside is None else laid(state, self._aside)
 
     # ------------------------------------------------------------ asking
 

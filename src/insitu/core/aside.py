@@ -1,0 +1,70 @@
+"""A tree's large arrays put aside: the same arrays, in a file without a name, in memory only where they are used."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+from insitu.core import arrays, bits, mapped, tree
+
+LEAST = 2**20
+"""Bytes of an array that is worth it."""
+_ALIGNED = 64 * 2**10
+"""Bytes: arrays begin at whole pages, of every size that machines have."""
+
+
+def laid(value: Any, folder: Path) -> Any:
+    """The tree with its large arrays of floats in a file in this folder, which goes when nobody has the arrays.
+
+    They can be read and written as before. Where the disk does not take them, the tree is as it was.
+    """
+    try:
+        with TemporaryFile(dir=folder, buffering=0) as file:
+            return _laid(value, file)
+    except OSError:  # a full disk holds nobody up: memory is where the arrays are
+        return value
+
+
+def _laid(value: Any, file: Any) -> Any:
+    ends: list[int] = []
+
+    def write(x: Any) -> None:
+        if _large(x):
+            begin = -(-(ends[-1] if ends else 0) // _ALIGNED) * _ALIGNED
+            ends.append(begin + _written(file, begin, bits.raw(x, "the state")[1]))
+
+    tree.map(write, value)
+    if not ends:
+        return value
+    room, at = mapped.memory(file, ends[-1]), 0
+
+    def read(x: Any) -> Any:
+        nonlocal at
+        if not _large(x):
+            return x
+        begin = -(-at // _ALIGNED) * _ALIGNED
+        name, length = str(x.dtype).removeprefix("torch."), x.nbytes
+        at = begin + length
+        return bits.array(room[begin:at], name, bits.kind(x), tuple(x.shape), "the state", ours=True)
+
+    return tree.map(read, value)
+
+
+def _large(x: Any) -> bool:
+    if not arrays.is_array(x) or not arrays.is_float(x) or x.nbytes < LEAST:
+        return False
+    return not arrays.is_torch(x) or (x.device.type == "cpu" and not x.requires_grad)
+
+
+def _written(file: Any, at: int, raw: Any) -> int:
+    """Writes the bytes at this place, and says how many there were."""
+    view = memoryview(raw)
+    for first in range(0, len(view), mapped.PIECE):
+        some = view[first : first + mapped.PIECE]
+        done = 0
+        while done < len(some):
+            done += os.pwrite(file.fileno(), some[done:], at + first + done)
+        mapped.let_go(some)
+    return len(view)

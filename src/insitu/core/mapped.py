@@ -1,0 +1,54 @@
+"""Memory that is a file: there while somebody uses it.
+
+Whoever goes through a large array piece by piece lets go of each piece behind it. Where the array lies in a file, that
+takes the memory of a piece; where it does not, nothing happens.
+"""
+
+from __future__ import annotations
+
+import mmap
+import sys
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+PIECE = 4 * 2**20
+"""Bytes that are used before they are let go of."""
+_LARGE = 2 * 2**20
+"""Bytes of the large pages in which Linux may map a file."""
+
+_places: WeakKeyDictionary[mmap.mmap, tuple[int, int]] = WeakKeyDictionary()
+"""Of each file that is mapped: the address of its first byte, and its bytes."""
+
+
+def memory(file: Any, length: int) -> memoryview:
+    """The first ``length`` bytes of an open file as memory. What is written there goes to the file, and is not lost."""
+    mapping = mmap.mmap(file.fileno(), length)
+    _places[mapping] = (np.frombuffer(mapping, np.uint8).ctypes.data, length)
+    return memoryview(mapping)
+
+
+def let_go(x: Any) -> None:
+    """Gives back the memory of a contiguous array or buffer that lies in a file, until somebody looks at it.
+
+    That of its neighbours up to the borders of large pages as well: nothing is lost, and what is left behind in one
+    page would keep all of a large one.
+    """
+    if not _places:
+        return
+    first, length = _place(x)
+    for mapping, (start, size) in list(_places.items()):
+        if start <= first and first + length <= start + size and hasattr(mapping, "madvise"):
+            begin = (first - start) // _LARGE * _LARGE
+            mapping.madvise(mmap.MADV_DONTNEED, begin, first - start + length - begin)
+            return
+
+
+def _place(x: Any) -> tuple[int, int]:
+    """The address of the first byte, and how many there are."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(x, torch.Tensor):
+        return x.data_ptr(), x.numel() * x.element_size()
+    array = x if isinstance(x, np.ndarray) else np.frombuffer(x, np.uint8)
+    return array.ctypes.data, array.nbytes
