@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import sys
+from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,11 +22,15 @@ _LARGE = 2 * 2**20
 _places: WeakKeyDictionary[mmap.mmap, tuple[int, int]] = WeakKeyDictionary()
 """Of each file that is mapped: the address of its first byte, and its bytes."""
 
+_lock = Lock()
+
 
 def memory(file: Any, length: int) -> memoryview:
     """The first ``length`` bytes of an open file as memory. What is written there goes to the file, and is not lost."""
     mapping = mmap.mmap(file.fileno(), length)
-    _places[mapping] = (np.frombuffer(mapping, np.uint8).ctypes.data, length)
+    place = (np.frombuffer(mapping, np.uint8).ctypes.data, length)
+    with _lock:
+        _places[mapping] = place
     return memoryview(mapping)
 
 
@@ -38,7 +43,9 @@ def let_go(x: Any) -> None:
     if not _places:
         return
     first, length = _place(x)
-    for mapping, (start, size) in list(_places.items()):
+    with _lock:
+        places = list(_places.items())
+    for mapping, (start, size) in places:
         if start <= first and first + length <= start + size and hasattr(mapping, "madvise"):
             begin = (first - start) // _LARGE * _LARGE
             mapping.madvise(mmap.MADV_DONTNEED, begin, first - start + length - begin)

@@ -27,7 +27,11 @@ def pauses(errors, progress=lambda: 0):
     said = []
     found, _ = run(Patience(Random(4), said.append).until("chunk", attempt, progress))
     assert found == "done"
-    return [after - before for before, after in pairwise(times)], said
+    return between(times), said
+
+
+def between(times):
+    return [after - before for before, after in pairwise(times)]
 
 
 def test_pauses_grow_up_to_a_minute_and_are_told():
@@ -37,6 +41,23 @@ def test_pauses_grow_up_to_a_minute_and_are_told():
     assert sum(found[20:]) / 180 == pytest.approx(LONGEST / 2, rel=0.15)  # drawn uniformly from 0 on
     assert said[0].startswith("chunk: ConnectionError: no route; attempt 1, again in ")
     assert len(said) == 22
+
+
+def test_a_short_absence_is_not_made_a_long_one():
+    """However unlucky its draws are, a site is back soon after the coordinator is: by then its next attempt is due."""
+    random, latest = Random(0), 0.0
+    for _ in range(300):
+        absent, now = 5.0, []
+
+        async def attempt(absent=absent, now=now):
+            now.append(asyncio.get_running_loop().time())
+            if now[-1] < now[0] + absent:
+                raise ConnectionError("away")
+
+        run(Patience(random, lambda text: None).until("hello", attempt))
+        latest = max(latest, now[-1] - now[0])
+        assert all(pause <= max(1.0, before - now[0]) for before, pause in zip(now, between(now), strict=False))
+    assert 5.0 <= latest <= 2 * 5.0
 
 
 def test_what_a_coordinator_asks_for_is_kept_to_with_some_chance_on_top():

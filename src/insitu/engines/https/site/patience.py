@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from random import Random
 from typing import TypeVar
@@ -18,7 +19,11 @@ LATEST = 600.0
 
 
 class Patience:
-    """Exponential back-off with full jitter (each pause is drawn uniformly, so that sites do not come all at once)."""
+    """Exponential back-off with full jitter (each pause is drawn uniformly, so that sites do not come all at once).
+
+    No pause can be longer than the trouble has lasted so far: of a thousand sites some draw one short pause after the
+    other, and would be away for five times as long as the coordinator was.
+    """
 
     def __init__(self, random: Random, say: Callable[[str], None], longest: float = LONGEST) -> None:
         self._random, self._say, self._longest = random, say, longest
@@ -29,6 +34,8 @@ class Patience:
         Pauses grow only with attempts that ``progress`` (bytes, say) has not grown in.
         """
         tried, reached = 0, progress()
+        clock = asyncio.get_running_loop().time
+        since = math.inf
         while True:
             try:
                 return await attempt()
@@ -38,14 +45,20 @@ class Patience:
                 if refusal.code not in RETRY:
                     raise
                 why, least = f"{refusal.code}: {refusal}", refusal.retry_after or 0.0
-            tried = 1 if progress() > reached else tried + 1
+            if progress() > reached:
+                tried, since = 0, math.inf
+            tried, since = tried + 1, min(since, clock())
             reached = progress()
-            await self.pause(what, tried, why, least)
+            await self.pause(what, tried, why, least, clock() - since)
 
-    async def pause(self, what: str, tried: int, why: str, least: float = 0.0) -> None:
-        """Waits after so many attempts in a row: ``least`` seconds, and some by chance on top of them."""
+    async def pause(self, what: str, tried: int, why: str, least: float = 0.0, lasted: float = math.inf) -> None:
+        """Waits after so many attempts in a row: ``least`` seconds, and some by chance on top of them.
+
+        lasted  seconds since the first of these attempts failed, where that is known
+        """
         least = least if 0 <= least <= LATEST else LATEST  # that it is no number is possible as well
-        seconds = least + self._random.uniform(0, min(self._longest, SHORTEST * 2 ** min(tried, 16)))
+        most = min(self._longest, SHORTEST * 2 ** min(tried, 16), max(2 * SHORTEST, lasted))
+        seconds = least + self._random.uniform(0, most)
         if tried in (1, 3) or tried % 10 == 0:
             self._say(f"{what}: {why}; attempt {tried}, again in {seconds:.1f} s")
         await asyncio.sleep(seconds)
