@@ -57,7 +57,7 @@ $(VENV)/.demo: $(METADATA) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.test: $(METADATA) | $(BIN)/python
-	$(INSTALL) -e '.[torch,plots,frames,parquet,ray,trees,postgres,test]'
+	$(INSTALL) -e '.[torch,plots,frames,parquet,ray,trees,postgres,otel,test]'
 	@touch $@
 
 $(VENV)/.dev: $(METADATA) | $(BIN)/python
