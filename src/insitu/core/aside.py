@@ -20,6 +20,8 @@ def laid(value: Any, folder: Path) -> Any:
 
     They can be read and written as before. Where the disk does not take them, the tree is as it was.
     """
+    if not any(_large(x) for x in tree.values(value)):
+        return value
     try:
         with TemporaryFile(dir=folder, buffering=0) as file:
             return _laid(value, file)
@@ -36,8 +38,6 @@ def _laid(value: Any, file: Any) -> Any:
             ends.append(begin + _written(file, begin, bits.raw(x, "the state")[1]))
 
     tree.map(write, value)
-    if not ends:
-        return value
     room, at = mapped.memory(file, ends[-1]), 0
 
     def read(x: Any) -> Any:

@@ -45,7 +45,7 @@ class Stored:
 
 
 def together(leaves: Sequence[Stored]) -> Iterator[tuple[int, Iterator[Array]]]:
-    """The element at which a piece begins, and that piece of each of these arrays of one shape and dtype, one by one.
+    """The element at which a piece begins, and that piece of each of these arrays of one shape, one by one.
 
     Arrays without elements have one piece without any.
     """
