@@ -178,14 +178,13 @@ class _Loop:
         began, status = time.monotonic(), "finished"
         if (ended := followed(server.session, self.history, self._is_wanted)) is not None:
             model, status = ended
-        model = rested(server.session, model)
         while ended is None and model.version < self.rounds:
             if self._is_wanted() if self.ranks is None else self._wanted:
                 status = "stopped"
                 break
+            model = rested(server.session, model)
             model = self._commit(server, model, self._round(server, model))
             self._keep(server, model)  # by now the model before it has given its room back
-            model = rested(server.session, model)
         if status == "finished":
             self._emit(events.RunFinished(self.id, model.version, time.monotonic() - began))
         else:

@@ -82,6 +82,26 @@ def test_small_arrays_and_those_of_a_graph_are_left_alone(tmp_path):
     assert aside.laid(value, tmp_path) == value
 
 
+def test_numbers_that_do_not_lie_as_this_machine_has_them_are_left_alone(tmp_path):
+    other = np.ones(2**20, np.dtype("f8").newbyteorder())
+    assert aside.laid({"w": other}, tmp_path)["w"] is other
+    wide = {"w": np.ones(2**20, np.longdouble)}
+    assert aside.laid(wide, tmp_path) is wide
+
+
+def test_a_disk_that_has_lost_something_is_heard_of(tmp_path, monkeypatch):
+    value = aside.laid({"w": np.ones(2**20), "small": np.ones(3)}, tmp_path)
+    aside.check(value)
+    monkeypatch.setattr(mapped, "_found", lambda x: (Lost(), 0, 0))
+    with pytest.raises(OSError, match="lost"):
+        aside.check(value)
+
+
+class Lost:
+    def flush(self):
+        raise OSError(errno.EIO, "lost")
+
+
 def test_what_is_laid_takes_no_memory(tmp_path):
     value = aside.laid({"w": np.ones(2**20)}, tmp_path)
     [(_, length)] = [place for mapping, place in mapped._places.items() if place[0] == value["w"].ctypes.data]

@@ -186,6 +186,21 @@ def test_a_stream_reads_from_anywhere_and_says_where_it_ends():
         Stream(chunks, shelf.fill).read(25, 20)
 
 
+def test_many_small_arrays_are_read_a_portion_at_a_time():
+    shelf, reads = Shelf(), []
+
+    def fill(digest: str, offset: int, room: memoryview) -> int:
+        reads.append(len(room))
+        return shelf.fill(digest, offset, room)
+
+    value = {"shared": {f"x{i}": np.full(3, float(i)) for i in range(5000)}}
+    lying = left_there(pack(value, "update", shelf.keep), fill)
+    accumulator, _ = Mean().add_stored(Mean().zero(), [(Update(lying, {"shared": 1.0}), "c")])
+    assert accumulator["value"]["shared"]["x4999"].tolist() == [4999.0] * 3
+    assert len(reads) < 30
+    assert bits(accumulator) == bits(one_by_one(Mean().zero(), [(Update(value, {"shared": 1.0}), "c")]))
+
+
 def test_a_table_that_is_not_the_manifests_is_refused():
     shelf = Shelf()
     manifest = pack({"shared": {"w": np.zeros(3)}}, "update", shelf.keep)

@@ -8,6 +8,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from insitu.core import arrays, bits, mapped, tree
+from insitu.core.errors import WireError
 
 LEAST = 2**20
 """Bytes of an array that is worth it."""
@@ -18,15 +19,23 @@ _ALIGNED = 64 * 2**10
 def laid(value: Any, folder: Path) -> Any:
     """The tree with its large arrays of floats in a file in this folder, which goes when nobody has the arrays.
 
-    They can be read and written as before. Where the disk does not take them, the tree is as it was.
+    They can be read and written as before; what was one array in two places is two. Where the disk does not take them,
+    or they do not travel, the tree is as it was.
     """
     if not any(_large(x) for x in tree.values(value)):
         return value
     try:
         with TemporaryFile(dir=folder, buffering=0) as file:
             return _laid(value, file)
-    except OSError:  # a full disk holds nobody up: memory is where the arrays are
+    except (OSError, WireError):  # a full disk holds nobody up: memory is where the arrays are
         return value
+
+
+def check(value: Any) -> None:
+    """Raises OSError where the disk has not taken what ``laid`` wrote: it may have lost it, and give zeros."""
+    for x in tree.values(value):
+        if _large(x):
+            mapped.keep(x)
 
 
 def _laid(value: Any, file: Any) -> Any:
@@ -55,7 +64,9 @@ def _laid(value: Any, file: Any) -> Any:
 def _large(x: Any) -> bool:
     if not arrays.is_array(x) or not arrays.is_float(x) or x.nbytes < LEAST:
         return False
-    return not arrays.is_torch(x) or (x.device.type == "cpu" and not x.requires_grad)
+    if arrays.is_torch(x):
+        return x.device.type == "cpu" and not x.requires_grad
+    return bool(x.dtype.isnative)
 
 
 def _written(file: Any, at: int, raw: Any) -> int:
@@ -67,4 +78,6 @@ def _written(file: Any, at: int, raw: Any) -> int:
         while done < len(some):
             done += os.pwrite(file.fileno(), some[done:], at + first + done)
         mapped.let_go(some)
+    if hasattr(os, "posix_fadvise"):  # begins to write now, so that nobody has to wait for it later
+        os.posix_fadvise(file.fileno(), at, len(view), os.POSIX_FADV_DONTNEED)
     return len(view)

@@ -40,16 +40,30 @@ def let_go(x: Any) -> None:
     That of its neighbours up to the borders of large pages as well: nothing is lost, and what is left behind in one
     page would keep all of a large one.
     """
+    mapping, at, length = _found(x)
+    if mapping is not None and hasattr(mapping, "madvise"):
+        begin = at // _LARGE * _LARGE
+        mapping.madvise(mmap.MADV_DONTNEED, begin, at + length - begin)
+
+
+def keep(x: Any) -> None:
+    """Waits until the disk has the file in which an array lies. Raises OSError where it has lost anything of it."""
+    mapping, _, _ = _found(x)
+    if mapping is not None:
+        mapping.flush()
+
+
+def _found(x: Any) -> tuple[mmap.mmap | None, int, int]:
+    """The mapping in which an array or buffer lies, where in it, and how many bytes of it; None where it is in none."""
     if not _places:
-        return
+        return None, 0, 0
     first, length = _place(x)
     with _lock:
         places = list(_places.items())
     for mapping, (start, size) in places:
-        if start <= first and first + length <= start + size and hasattr(mapping, "madvise"):
-            begin = (first - start) // _LARGE * _LARGE
-            mapping.madvise(mmap.MADV_DONTNEED, begin, first - start + length - begin)
-            return
+        if start <= first and first + length <= start + size:
+            return mapping, first - start, length
+    return None, 0, 0
 
 
 def _place(x: Any) -> tuple[int, int]:

@@ -182,3 +182,19 @@ def test_no_value_breaks_the_check(key, value):
     except Refusal as refused:
         code = refused.code
     assert code in ("", "BAD_MANIFEST", "TOO_LARGE")
+
+
+def test_a_chunk_with_two_lengths_is_refused(monkeypatch):
+    """The last chunk would be the beginning of another one: what is read of it would depend on who reads."""
+    monkeypatch.setattr(packing, "CHUNK", 64)
+    monkeypatch.setattr(manifest, "CHUNK", 64)
+    told, _ = packed()
+    assert told["length"] % 64
+    told["chunks"][-1][0] = told["chunks"][0][0]
+    told["digest"] = packing.whole(told["chunks"])
+    with pytest.raises(Refusal, match="another length as well") as refused:
+        manifest.checked(told, 2**20, "update")
+    assert refused.value.code == "BAD_MANIFEST"
+    same, _ = packed({"x": np.zeros(400)})
+    assert len({digest for digest, _ in same["chunks"]}) < len(same["chunks"])  # a chunk may be there twice
+    manifest.checked(same, 2**20, "update")

@@ -11,16 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from insitu.core import failpoints, spans
-from insitu.core.aside import laid
-from insitu.core.errors import Refusal, ResumeError
+from insitu.core import aside, failpoints, spans
+from insitu.core.errors import Refusal, ResumeError, StoreError
 from insitu.core.federation import Call, CallKey
 from insitu.core.protocols import Setting, Stepwise
 from insitu.core.types import Answer, Failure, Task, Update
 from insitu.engines.https.calls.accounts import Ask, Told
 from insitu.engines.https.calls.values import Message
 from insitu.engines.https.roster import Sites
-from insitu.engines.https.wire.packing import left_there, pack, unpack
+from insitu.engines.https.wire.packing import filling, gathered, left_there, pack, unpack
 from insitu.rounds.policy import Policy
 
 if TYPE_CHECKING:
@@ -44,15 +43,16 @@ class HttpsSession:
 
     def __init__(
         self, setting: Setting, exchange: Exchange, run: str, description: str,
-        call: Callable[[Coroutine[Any, Any, Any]], Any], aside: Path | None = None,
+        call: Callable[[Coroutine[Any, Any, Any]], Any], folder: Path | None = None,
     ) -> None:  # fmt: skip
         self.setting, self.choices = setting, {"sites": len(setting.clients)}
-        self._exchange, self._run, self._call, self._aside = exchange, run, call, aside
+        self._exchange, self._run, self._call, self._folder = exchange, run, call, folder
         self._kept: dict[CallKey, Call] = {kept.key: kept for kept in exchange.ledger.calls(run)}
         self._numbers = first_numbers(list(self._kept.values()), setting.plan.policy)
         self._wanted: int | None = None
         self._round = 0
         self._counted: dict[int, list[Counted]] = {}
+        self._lying: Any = {}
         self._replayed: set[int] = set()
         """Rounds in which a call to train was in the ledger before this process asked for it."""
         plan = setting.plan
@@ -109,7 +109,9 @@ class HttpsSession:
 
     def rested(self, state: Any) -> Any:
         """In a file, where the engine has a folder for it: the sum of the updates needs the room."""
-        return state if self._aside is None else laid(state, self._aside)
+        if self._folder is not None:
+            state = self._lying = aside.laid(state, self._folder)
+        return state
 
     # ------------------------------------------------------------ asking
 
@@ -186,10 +188,18 @@ class HttpsSession:
         finally:
             # A call that is not complete stays open: whatever has happened here, sites go on, and so does a restart.
             if arrived >= wanted or heard >= len(tasks):
+                self._check_lying()
                 void = key.kind == "train" and arrived < self.setting.plan.policy.least(wanted)
                 why = f"{arrived} of {len(tasks)} have answered"
                 self._call(self._exchange.close(key, f"{VOID if void else COUNTS}: {why}"))
                 failpoints.hit("call.closed_before_commit")
+
+    def _check_lying(self) -> None:
+        """Raises StoreError where the disk has not taken the model, before anything is computed with it."""
+        try:
+            aside.check(self._lying)
+        except OSError as error:
+            raise StoreError(f"{self._folder}: the disk has lost what was written there: {error}") from error
 
     def _item(self, key: CallKey, task: Task, told: Told, replayed: bool) -> Answer | Failure:
         manifest = told.manifest
@@ -209,12 +219,12 @@ class HttpsSession:
 
     def _value(self, manifest: Mapping[str, Any], stored: bool, replayed: bool) -> Any:
         """What a site told; ``stored``: its arrays stay on the disk. Raises Refusal."""
-        blobs, lengths = self._exchange.blobs, dict(manifest["chunks"])
+        blobs = self._exchange.blobs
         # Whoever saw the bytes come has compared them with their digest; once is enough for so many.
         if not stored:
-            return unpack(manifest, lambda digest: blobs.read(digest, 0, None if replayed else lengths[digest]))
+            return unpack(manifest, blobs.read) if replayed else gathered(manifest, filling(blobs))
         if replayed:
-            for digest in lengths:
+            for digest in dict(manifest["chunks"]):
                 blobs.read(digest)
         return left_there(manifest, blobs.fill)
 

@@ -22,7 +22,7 @@ from insitu.engines.https.calls.presence import Presence
 from insitu.engines.https.calls.shelf import Shelf
 from insitu.engines.https.roster import declared as declared_of
 from insitu.engines.https.wire.manifest import Manifest, checked
-from insitu.engines.https.wire.packing import CHUNK, whole_chunks
+from insitu.engines.https.wire.packing import CHUNK, filling
 
 SMALL = 16 * 2**10
 """Bytes of a manifest that is written into the journal itself; larger ones are documents."""
@@ -154,7 +154,7 @@ class Intake:
 
         def look() -> None:
             # The digests were compared when the chunks came: nobody does it again.
-            fill = self.blobs.fill if self.blobs.near else whole_chunks(self.blobs.read)
+            fill = filling(self.blobs)
             checking.check_update(run.plan, key.kind, manifest, message, fill, asked, context)
 
         async with self._checking:  # one at a time: a packed one is unpacked as a whole

@@ -19,7 +19,8 @@ class Limits:
     answer.
 
     Sizes: ``line`` of a request line or header; ``count`` of headers; ``json`` and ``chunk`` of bodies;
-    ``stranger_body`` without a certificate; ``buffer`` of an answer that is being sent.
+    ``stranger_body`` without a certificate; ``buffer`` of an answer that is being sent (of a
+    body up to half a megabyte may wait to be read).
 
     Uploads: ``uploads`` at a time, others are told to come back; ``rate`` that a body must reach after ``rate_after``.
     """

@@ -21,8 +21,8 @@ LATEST = 600.0
 class Patience:
     """Exponential back-off with full jitter (each pause is drawn uniformly, so that sites do not come all at once).
 
-    No pause can be longer than the trouble has lasted so far: of a thousand sites some draw one short pause after the
-    other, and would be away for five times as long as the coordinator was.
+    What ``until`` draws is at most a second, or as long as the trouble has lasted: of a thousand sites some draw one
+    short pause after the other, and would be away for five times as long as the coordinator was.
     """
 
     def __init__(self, random: Random, say: Callable[[str], None], longest: float = LONGEST) -> None:

@@ -107,10 +107,12 @@ def _chunks(value: Any, length: int) -> tuple[tuple[str, int], ...]:
     _want(isinstance(value, list), "chunks are not a list")
     _want(len(value) == -(-length // CHUNK), f"{len(value)} chunks are not those of {length} bytes, {CHUNK} each")
     found = []
+    lengths: dict[str, int] = {}
     for i, chunk in enumerate(value):
         _want(isinstance(chunk, list) and len(chunk) == 2 and is_digest(chunk[0]), f"chunk {i} is no [SHA-256, length]")
         expected = min(CHUNK, length - i * CHUNK)
         _want(type(chunk[1]) is int and chunk[1] == expected, f"chunk {i} has {chunk[1]!r:.40} bytes, not {expected}")
+        _want(lengths.setdefault(chunk[0], expected) == expected, f"chunk {i} is there with another length as well")
         found.append((chunk[0], chunk[1]))
     return tuple(found)
 

@@ -12,11 +12,14 @@ import numpy as np
 
 from insitu.core import wire
 from insitu.core.errors import Refusal, WireError
+from insitu.core.federation import Blobs
 from insitu.core.stored import Stored
 
 CHUNK = 4 * 2**20
 """The largest chunk in bytes."""
 PROTOCOL = 1
+AHEAD = 64 * 2**10
+"""Bytes of a chunk that are read where fewer are wanted."""
 Fill = Callable[[str, int, memoryview], int]
 """Puts the bytes of the chunk with this digest, from this one on, into a room, and says how many there were."""
 
@@ -84,12 +87,16 @@ def _decoded(manifest: Mapping[str, Any], take: Callable[[int], Any], leaf: Any 
 
 
 class Stream:
-    """Bytes from anywhere in the chunks: ``fill(digest, offset, room)`` puts those of a chunk into ``room``."""
+    """Bytes from anywhere in the chunks: ``fill(digest, offset, room)`` puts those of a chunk into ``room``.
+
+    A short read takes those behind it along: a model may have ten thousand small arrays.
+    """
 
     def __init__(self, chunks: Sequence[Sequence[Any]], fill: Fill) -> None:
         self._chunks, self._fill = chunks, fill
         self._starts = list(accumulate((length for _, length in chunks), initial=0))
         self._at = 0
+        self._ahead: tuple[int, memoryview] = (0, memoryview(b""))
 
     def read(self, first: int, count: int) -> memoryview:
         """So many bytes from ``first`` on, in memory that is the caller's."""
@@ -104,8 +111,20 @@ class Stream:
 
     def fill(self, first: int, room: memoryview) -> None:
         """The bytes from ``first`` on, put into ``room``. Raises WireError where there are fewer."""
-        if first + len(room) > self._starts[-1]:
-            raise WireError(f"the chunks end at byte {self._starts[-1]}, before byte {first + len(room)}")
+        end = self._starts[-1]
+        if first + len(room) > end:
+            raise WireError(f"the chunks end at byte {end}, before byte {first + len(room)}")
+        if len(room) >= AHEAD:
+            self._read(first, room)
+            return
+        begin, there = self._ahead
+        if not begin <= first <= first + len(room) <= begin + len(there):
+            begin, there = first, memoryview(bytearray(min(AHEAD, end - first)))
+            self._read(begin, there)
+            self._ahead = begin, there
+        room[:] = there[first - begin : first - begin + len(room)]
+
+    def _read(self, first: int, room: memoryview) -> None:
         i, done = bisect_right(self._starts, first) - 1, 0
         while done < len(room):
             digest, length = self._chunks[i]
@@ -116,6 +135,11 @@ class Stream:
                 raise WireError(f"chunk {digest} has {offset + count} bytes, not {length}")
             done += count
             i += 1
+
+
+def filling(blobs: Blobs) -> Fill:
+    """Of chunks that are known to be there and whole: their digests were compared when they came, and are not again."""
+    return blobs.fill if blobs.near else whole_chunks(lambda digest: blobs.read(digest, 0, CHUNK))
 
 
 def whole_chunks(read: Callable[[str], bytes]) -> Fill:
