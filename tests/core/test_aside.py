@@ -10,8 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from residence import resident
 
-from insitu.core import aside, mapped, wire
+from insitu.core import aside, backed, wire
 
 DTYPES = ["float16", "float32", "float64", "bfloat16", "int64", "bool"]
 
@@ -92,7 +93,7 @@ def test_numbers_that_do_not_lie_as_this_machine_has_them_are_left_alone(tmp_pat
 def test_a_disk_that_has_lost_something_is_heard_of(tmp_path, monkeypatch):
     value = aside.laid({"w": np.ones(2**20), "small": np.ones(3)}, tmp_path)
     aside.check(value)
-    monkeypatch.setattr(mapped, "_found", lambda x: (Lost(), 0, 0))
+    monkeypatch.setattr(backed, "_found", lambda x: (Lost(), 0, 0))
     with pytest.raises(OSError, match="lost"):
         aside.check(value)
 
@@ -102,7 +103,8 @@ class Lost:
         raise OSError(errno.EIO, "lost")
 
 
-def test_what_is_laid_takes_no_memory(tmp_path):
+def test_what_is_laid_takes_no_memory_until_it_is_looked_at(tmp_path):
     value = aside.laid({"w": np.ones(2**20)}, tmp_path)
-    [(_, length)] = [place for mapping, place in mapped._places.items() if place[0] == value["w"].ctypes.data]
-    assert length == value["w"].nbytes
+    assert resident(value["w"]) == 0
+    assert value["w"].sum() == 2**20
+    assert resident(value["w"]) == value["w"].nbytes

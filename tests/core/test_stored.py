@@ -236,3 +236,20 @@ def test_clients_that_tell_another_dtype_are_added_as_any_other_engine_does():
     there, refused = Mean().add_stored(Mean().zero(), lying)
     assert not refused
     assert bits(there) == bits(one_by_one(Mean().zero(), block))
+
+
+def test_chunks_that_are_read_as_a_whole_are_read_once(monkeypatch):
+    """What a short read takes along ends with its chunk: the next one would be fetched for it, and this one again."""
+    monkeypatch.setattr(packing, "AHEAD", 20)
+    shelf, asked = Shelf(), []
+    whole = bytes(range(250))
+    chunks = [[shelf.keep(whole[at : at + 100]), len(whole[at : at + 100])] for at in range(0, 250, 100)]
+
+    def read(digest: str) -> bytes:
+        asked.append(digest)
+        return shelf.chunks[digest]
+
+    stream = Stream(chunks, packing.whole_chunks(read))
+    for first, count in ((0, 4), (4, 86), (90, 4), (94, 100), (194, 2), (196, 8), (204, 46)):
+        assert bytes(stream.read(first, count)) == whole[first : first + count]
+    assert asked == [digest for digest, _ in chunks]

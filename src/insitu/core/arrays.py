@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from insitu.core import mapped
+from insitu.core import backed
 from insitu.core.errors import MissingExtra, WireError
 
 SHORT = 64
@@ -115,14 +115,13 @@ def empty(count: int, reference: Array) -> Array:
 
 def added_in_place(x: Array, y: Array) -> Array:
     """x + y, in the memory of ``x``; both have one shape and dtype. Where ``y`` lies in a file, it stays there."""
-    step = mapped.PIECE // max(1, x.dtype.itemsize)
-    if not x.nbytes > mapped.PIECE or not (_contiguous(x) and _contiguous(y)):
+    if x.nbytes <= backed.PIECE or not (_contiguous(x) and _contiguous(y)):
         x += y
         return x
-    own, other = x.reshape(-1), y.reshape(-1)
+    own, other, step = x.reshape(-1), y.reshape(-1), backed.PIECE // x.dtype.itemsize
     for at in range(0, own.shape[0], step):
         own[at : at + step] += other[at : at + step]
-        mapped.let_go(other[at : at + step])
+        backed.let_go(other[at : at + step])
     return x
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from insitu.core import arrays, bits, mapped, tree
+from insitu.core import arrays, backed, bits, tree
 from insitu.core.errors import WireError
 
 LEAST = 2**20
 """Bytes of an array that is worth it."""
 _ALIGNED = 64 * 2**10
-"""Bytes: arrays begin at whole pages, of every size that machines have."""
+"""Bytes: every array begins at a page of its own, whatever size pages have."""
 
 
 def laid(value: Any, folder: Path) -> Any:
@@ -35,30 +35,30 @@ def check(value: Any) -> None:
     """Raises OSError where the disk has not taken what ``laid`` wrote: it may have lost it, and give zeros."""
     for x in tree.values(value):
         if _large(x):
-            mapped.keep(x)
+            backed.flush(x)
 
 
 def _laid(value: Any, file: Any) -> Any:
-    ends: list[int] = []
+    ends = [0]
 
-    def write(x: Any) -> None:
-        if _large(x):
-            begin = -(-(ends[-1] if ends else 0) // _ALIGNED) * _ALIGNED
-            ends.append(begin + _written(file, begin, bits.raw(x, "the state")[1]))
-
-    tree.map(write, value)
-    room, at = mapped.memory(file, ends[-1]), 0
-
-    def read(x: Any) -> Any:
-        nonlocal at
+    def write(x: Any) -> tuple[int, int] | None:
+        """Where in the file the array lies now."""
         if not _large(x):
-            return x
-        begin = -(-at // _ALIGNED) * _ALIGNED
-        name, length = str(x.dtype).removeprefix("torch."), x.nbytes
-        at = begin + length
-        return bits.array(room[begin:at], name, bits.kind(x), tuple(x.shape), "the state", ours=True)
+            return None
+        begin = -(-ends[-1] // _ALIGNED) * _ALIGNED
+        ends.append(begin + _written(file, begin, bits.raw(x, "the state")[1]))
+        return begin, ends[-1]
 
-    return tree.map(read, value)
+    places = tree.map(write, value)
+    room = backed.of(file, ends[-1])
+
+    def read(x: Any, place: tuple[int, int] | None) -> Any:
+        if place is None:
+            return x
+        name = str(x.dtype).removeprefix("torch.")
+        return bits.array(room[slice(*place)], name, bits.kind(x), tuple(x.shape), "the state", ours=True)
+
+    return tree.map(read, value, places)
 
 
 def _large(x: Any) -> bool:
@@ -72,12 +72,12 @@ def _large(x: Any) -> bool:
 def _written(file: Any, at: int, raw: Any) -> int:
     """Writes the bytes at this place, and says how many there were."""
     view = memoryview(raw)
-    for first in range(0, len(view), mapped.PIECE):
-        some = view[first : first + mapped.PIECE]
+    for first in range(0, len(view), backed.PIECE):
+        some = view[first : first + backed.PIECE]
         done = 0
         while done < len(some):
             done += os.pwrite(file.fileno(), some[done:], at + first + done)
-        mapped.let_go(some)
+        backed.let_go(some)
     if hasattr(os, "posix_fadvise"):  # begins to write now, so that nobody has to wait for it later
         os.posix_fadvise(file.fileno(), at, len(view), os.POSIX_FADV_DONTNEED)
     return len(view)

@@ -24,7 +24,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from insitu.core import arrays, bits, mapped
+from insitu.core import arrays, backed, bits
 from insitu.core.errors import WireError
 from insitu.core.payloads import Coming, Elsewhere, Held, Payload
 
@@ -69,7 +69,7 @@ def cut(buffers: Iterable[Any], size: int) -> Iterator[bytes]:
         while at < len(view):
             some = view[at : at + size - len(piece)]
             piece += some
-            mapped.let_go(some)
+            backed.let_go(some)
             at += len(some)
             if len(piece) == size:
                 yield bytes(piece)
@@ -101,9 +101,9 @@ def digest(tree: Any) -> str:
     check = hashlib.sha256(b"insitu tree 1\n")
     check.update(writer.header(tree))
     for part in writer.payload:
-        for at in range(0, len(part), mapped.PIECE):
-            check.update(part[at : at + mapped.PIECE])
-            mapped.let_go(part[at : at + mapped.PIECE])
+        for at in range(0, len(part), backed.PIECE):
+            check.update(part[at : at + backed.PIECE])
+            backed.let_go(part[at : at + backed.PIECE])
     return check.hexdigest()
 
 

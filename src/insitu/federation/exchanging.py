@@ -70,7 +70,7 @@ class Exchanging:
         """The engine for a run."""
         self._used[run] = time.monotonic()
         self._cleared.discard(run)
-        return Https(self.exchange, run, tables, fingerprints(tables, self._code), self._call, self._kept.aside)
+        return Https(self.exchange, run, tables, fingerprints(tables, self._code), self._call, self._kept.folder)
 
     def population(self, run: str) -> Population:
         """The sites of its roster."""

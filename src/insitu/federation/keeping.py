@@ -15,13 +15,13 @@ from insitu.federation.settings import Settings
 class Kept:
     """What is durable: ``ledger`` and ``store`` in one database, under one leadership, and ``blobs``.
 
-    ``aside`` is a folder for files without names, which are not durable.
+    ``folder`` is the federation's own: what lies in it without a name is not durable.
     """
 
     ledger: Any
     store: Any
     blobs: Blobs
-    aside: Path
+    folder: Path
 
     def close(self) -> None:
         """Lets go of the files and connections."""

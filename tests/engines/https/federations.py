@@ -160,7 +160,7 @@ class Federation:
     asked: list = field(default_factory=list)
     """What sites were asked, in the order in which they heard of it."""
     exchange: Exchange | None = None
-    aside: Path | None = None
+    folder: Path | None = None
     """Where the model lies while sites are at work."""
 
     def __post_init__(self):
@@ -210,7 +210,7 @@ class Federation:
         observers = more.pop("observers", [])
         known = store is not None and any(one["id"] == id for one in store.runs())
         self.ledger.admit(id, self.names, 1) if not self.ledger.roster(id) else None
-        engine = Https(self.exchange, id, TABLES, {}, self.call, self.aside)
+        engine = Https(self.exchange, id, TABLES, {}, self.call, self.folder)
         return insitu.run(
             self.plan, Sites(self.ledger, id), rounds=rounds, engine=engine, seed=seed, store=store,
             observers=observers, id=id, resume=id if known else None, **more,

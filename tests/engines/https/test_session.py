@@ -19,7 +19,7 @@ from insitu.algorithms.kmeans import KMeans
 from insitu.algorithms.knn import KNN
 from insitu.algorithms.scaffold import Scaffold
 from insitu.compress.quantize import Quantize
-from insitu.core import aside, events, mapped, tree
+from insitu.core import aside, backed, events, tree
 from insitu.core.errors import Halted, PlanError, RoundError, StoreError
 from insitu.core.optim import Adam
 from insitu.engines.https.calls import intake
@@ -78,7 +78,7 @@ def test_the_answer_is_the_same_where_the_model_lies_in_a_file(name, tmp_path, m
         return found
 
     monkeypatch.setattr(aside, "laid", counted)
-    federation = Federation(clients, plan, aside=tmp_path)
+    federation = Federation(clients, plan, folder=tmp_path)
     with federation.coordinator():
         same(federation.run(), inline(plan, clients))
     assert len(laid) == 3  # before each round
@@ -93,7 +93,7 @@ def test_a_disk_that_has_lost_the_model_ends_the_round_before_anything_is_made_o
     clients = tables()
     plan, store = fedavg(clients), SqliteStore(tmp_path / "runs.db", behind=AT_ONCE)
     monkeypatch.setattr(aside, "LEAST", 8)
-    good, rounds = mapped.keep, []
+    good, rounds = backed.flush, []
 
     def lost(x):
         rounds.append(x)
@@ -101,8 +101,8 @@ def test_a_disk_that_has_lost_the_model_ends_the_round_before_anything_is_made_o
             raise OSError(errno.EIO, "input/output error")
         good(x)
 
-    monkeypatch.setattr(mapped, "keep", lost)
-    federation = Federation(clients, plan, aside=tmp_path)
+    monkeypatch.setattr(backed, "flush", lost)
+    federation = Federation(clients, plan, folder=tmp_path)
     with federation.coordinator():
         with pytest.raises(StoreError, match="has lost what was written there"):
             federation.run(store=store)

@@ -30,7 +30,7 @@ class Https(Engine):
     tables    of the configuration that the plan was made of: what travels in its place
     code      SHA-256 of the files of code that the tables name
     call      runs the exchange's coroutines from the run's thread
-    aside     a folder in which the model lies while sites are at work; None: it is in memory
+    folder    in which the model lies while sites are at work; None: it is in memory
 
     The answer is that of every other engine, bit for bit where sites compute alike. A round is complete as the plan's
     ``Policy`` says; clients' memories stay at their sites.
@@ -41,7 +41,7 @@ class Https(Engine):
     tables: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
     code: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     call: Call | None = field(default=None, repr=False, compare=False)
-    aside: Path | None = field(default=None, repr=False, compare=False)
+    folder: Path | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def part_name(cls) -> str:
@@ -79,4 +79,4 @@ class Https(Engine):
         document = description.make(self.run, self.tables, plan, start, setting.seed, clients.schema(), self.code)
         digest = digest_of(document)
         self.exchange.ledger.keep(digest, description.text_of(document), self.run)
-        return HttpsSession(setting, self.exchange, self.run, digest, self.call, self.aside)
+        return HttpsSession(setting, self.exchange, self.run, digest, self.call, self.folder)

@@ -53,6 +53,7 @@ class HttpsSession:
         self._round = 0
         self._counted: dict[int, list[Counted]] = {}
         self._lying: Any = {}
+        """The state that the round began with, where it lies in a file."""
         self._replayed: set[int] = set()
         """Rounds in which a call to train was in the ledger before this process asked for it."""
         plan = setting.plan
@@ -188,7 +189,8 @@ class HttpsSession:
         finally:
             # A call that is not complete stays open: whatever has happened here, sites go on, and so does a restart.
             if arrived >= wanted or heard >= len(tasks):
-                self._check_lying()
+                if key.kind == "train":
+                    self._check_lying()
                 void = key.kind == "train" and arrived < self.setting.plan.policy.least(wanted)
                 why = f"{arrived} of {len(tasks)} have answered"
                 self._call(self._exchange.close(key, f"{VOID if void else COUNTS}: {why}"))

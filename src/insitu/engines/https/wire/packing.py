@@ -119,7 +119,8 @@ class Stream:
             return
         begin, there = self._ahead
         if not begin <= first <= first + len(room) <= begin + len(there):
-            begin, there = first, memoryview(bytearray(min(AHEAD, end - first)))
+            of_chunk = self._starts[bisect_right(self._starts, first)] - first if room else 0  # no other one is begun
+            begin, there = first, memoryview(bytearray(max(len(room), min(AHEAD, of_chunk))))
             self._read(begin, there)
             self._ahead = begin, there
         room[:] = there[first - begin : first - begin + len(room)]

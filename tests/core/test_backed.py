@@ -9,25 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from residence import resident
 
-from insitu.core import arrays, mapped, wire
+from insitu.core import arrays, backed, wire
 
 MB = 2**20
-
-
-def resident(array) -> int:
-    """Bytes of the mapping that holds this array which are in this process's memory."""
-    address, kept = array.ctypes.data, 0
-    inside = False
-    with open("/proc/self/smaps") as lines:
-        for line in lines:
-            first = line.split()[0]
-            if "-" in first and not first.endswith(":"):
-                low, _, high = first.partition("-")
-                inside = int(low, 16) <= address < int(high, 16)
-            elif inside and first == "Rss:":
-                kept += int(line.split()[1]) * 1024
-    return kept
 
 
 @pytest.fixture
@@ -36,14 +22,14 @@ def array(tmp_path):
         numbers = np.random.default_rng(0).normal(size=4 * MB)
         file.write(numbers.tobytes())
         file.flush()
-        yield np.frombuffer(mapped.memory(file, numbers.nbytes), np.float64), numbers
+        yield np.frombuffer(backed.of(file, numbers.nbytes), np.float64), numbers
 
 
 def test_what_is_let_go_of_is_out_of_memory_and_comes_back(array):
     lying, numbers = array
     assert lying.sum() == numbers.sum()
     assert resident(lying) >= numbers.nbytes * 0.9
-    mapped.let_go(lying)
+    backed.let_go(lying)
     assert resident(lying) == 0
     assert np.array_equal(lying, numbers)
 
@@ -51,7 +37,7 @@ def test_what_is_let_go_of_is_out_of_memory_and_comes_back(array):
 def test_what_was_written_stays(array):
     lying, numbers = array
     lying[::1000] = 7.0
-    mapped.let_go(lying)
+    backed.let_go(lying)
     numbers = numbers.copy()
     numbers[::1000] = 7.0
     assert np.array_equal(lying, numbers)
@@ -63,15 +49,15 @@ def test_any_piece_can_be_let_go_of(tmp_path_factory, first, count):
     with TemporaryFile(dir=tmp_path_factory.getbasetemp()) as file:
         file.write(bytes(4 * MB))
         file.flush()
-        lying = np.frombuffer(mapped.memory(file, 4 * MB), np.uint8)
+        lying = np.frombuffer(backed.of(file, 4 * MB), np.uint8)
         lying[:] = 3
-        mapped.let_go(lying[first : first + count])
+        backed.let_go(lying[first : first + count])
         assert (lying == 3).all()
 
 
 def test_adding_hashing_and_cutting_take_the_memory_of_a_piece(array):
     lying, numbers = array
-    most = 2 * mapped.PIECE
+    most = 2 * backed.PIECE
     total = np.ones_like(numbers)
     assert arrays.added_in_place(total, lying) is total
     assert np.array_equal(total, numbers + 1)
@@ -85,9 +71,9 @@ def test_adding_hashing_and_cutting_take_the_memory_of_a_piece(array):
 def test_of_other_memory_nothing_is_given_back(array):
     torch = pytest.importorskip("torch")
     for x in (np.ones(MB), torch.ones(MB), bytes(MB), memoryview(bytearray(MB)), np.ones(()), np.ones(0)):
-        mapped.let_go(x)
+        backed.let_go(x)
     own = np.ones(MB)
-    mapped.let_go(own)
+    backed.let_go(own)
     assert own.sum() == MB
 
 
@@ -97,20 +83,20 @@ def test_a_tensor_is_let_go_of_as_an_array_is(array):
     tensor = torch.from_numpy(lying)
     total = torch.zeros(tensor.shape, dtype=tensor.dtype)
     arrays.added_in_place(total, tensor)
-    assert resident(lying) <= 2 * mapped.PIECE
+    assert resident(lying) <= 2 * backed.PIECE
     assert np.array_equal(total.numpy(), numbers)
 
 
 def test_a_mapping_goes_with_its_last_array(tmp_path):
-    before = len(mapped._places)
+    before = len(backed._places)
     with TemporaryFile(dir=tmp_path) as file:
         file.write(bytes(MB))
         file.flush()
-        lying = np.frombuffer(mapped.memory(file, MB), np.uint8)
-    assert len(mapped._places) == before + 1
+        lying = np.frombuffer(backed.of(file, MB), np.uint8)
+    assert len(backed._places) == before + 1
     del lying
     gc.collect()
-    assert len(mapped._places) == before
+    assert len(backed._places) == before
 
 
 def test_two_arrays_of_any_layout_are_added(array):

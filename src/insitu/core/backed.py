@@ -1,4 +1,4 @@
-"""Memory that is a file: there while somebody uses it.
+"""Memory that a file backs: there while somebody uses it.
 
 Whoever goes through a large array piece by piece lets go of each piece behind it. Where the array lies in a file, that
 takes the memory of a piece; where it does not, nothing happens.
@@ -25,7 +25,7 @@ _places: WeakKeyDictionary[mmap.mmap, tuple[int, int]] = WeakKeyDictionary()
 _lock = Lock()
 
 
-def memory(file: Any, length: int) -> memoryview:
+def of(file: Any, length: int) -> memoryview:
     """The first ``length`` bytes of an open file as memory. What is written there goes to the file, and is not lost."""
     mapping = mmap.mmap(file.fileno(), length)
     place = (np.frombuffer(mapping, np.uint8).ctypes.data, length)
@@ -46,7 +46,7 @@ def let_go(x: Any) -> None:
         mapping.madvise(mmap.MADV_DONTNEED, begin, at + length - begin)
 
 
-def keep(x: Any) -> None:
+def flush(x: Any) -> None:
     """Waits until the disk has the file in which an array lies. Raises OSError where it has lost anything of it."""
     mapping, _, _ = _found(x)
     if mapping is not None:
