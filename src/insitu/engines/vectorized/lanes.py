@@ -19,6 +19,7 @@ from insitu.core.errors import EngineError
 from insitu.core.protocols import GradientLearner, Stackable, StackedGradient
 from insitu.engines.vectorized import step as steps
 from insitu.engines.vectorized import trial
+from insitu.engines.vectorized.examples import Shelf
 from insitu.engines.vectorized.wave import Turn, Wave
 
 
@@ -30,13 +31,13 @@ class Finished:
     end: dict[str, Any]
     message: Any
 
-    def of_block(self, block: int) -> Finished:
-        """Those of one block."""
+    def of_block(self, block: int, shelf: Shelf) -> Finished:
+        """Those of one block. What they end with is copied to memory that the next block's takes."""
         places = [k for k, job in enumerate(self.jobs) if job.task.block == block]
         if len(places) == len(self.jobs):
             return self
-        end = tree.map(lambda x: x[torch.tensor(places, device=x.device)], self.end)
-        return Finished([self.jobs[k] for k in places], end, self.message)
+        index = torch.tensor(places, device=next(iter(self.end["sums"].values())).device)
+        return Finished([self.jobs[k] for k in places], _picked(self.end, index, shelf, "block"), self.message)
 
 
 class Lanes:
@@ -278,6 +279,13 @@ def _first(stack: Any, lanes: int) -> Any:
 
 def _pick(stack: Any, index: Any) -> Any:
     return None if stack is None else tree.map(lambda x: x[index], stack)
+
+
+def _picked(stack: Any, index: torch.Tensor, shelf: Shelf, name: str) -> Any:
+    if tree.is_branch(stack):
+        return {key: _picked(part, index, shelf, f"{name}/{key}") for key, part in stack.items()}
+    held = shelf.take(name, (len(index), *stack.shape[1:]), stack, stack.device)
+    return torch.index_select(stack, 0, index, out=held)
 
 
 def _cut(column: Any, index: Any, size: int) -> Any:

@@ -226,7 +226,7 @@ class VectorizedSession:
     def _finish(self, finished: Finished, sums: Sums) -> Iterator[Told]:
         if not self.apart and finished.message is not None and can_fold_together(self.plan, finished):
             for block in dict.fromkeys(job.task.block for job in finished.jobs):
-                part = finished.of_block(block)
+                part = finished.of_block(block, self._shelf)
                 try:
                     with spans.span("fold", "updates"):
                         refused = sums[block].add_all(part)

@@ -22,6 +22,10 @@ from insitu.engines.vectorized.examples import Examples, Shelf, sent
 STRETCH = 4 * 2**20
 """Bytes of examples that are gathered at a time, so far as one step does not need more: they stay in the cache."""
 
+STEPS = 8
+"""Steps that are gathered at a time in any case, up to four times as many bytes: what is done once a stretch takes
+some steps' time where models are small and lanes many."""
+
 LONG_STRETCH = 64 * 2**20
 """The same on a GPU, whose memory is as fast as a processor's cache, and which is asked as seldom as may be."""
 
@@ -97,7 +101,7 @@ class Wave:
 
     def steps_in_a_stretch(self, lanes: int) -> int:
         """About how many steps of so many lanes are taken in one go."""
-        return max(1, min(int(self.steps.mean()), self._most() // lanes))
+        return max(1, min(int(self.steps.mean()), self._most(lanes) // lanes))
 
     def turns(self, pad_to: int | None = None) -> Iterator[Turn]:
         """All steps in order, one at a time."""
@@ -153,7 +157,7 @@ class Wave:
 
     def _ends(self, counts: np.ndarray) -> list[int]:
         """Where to cut the steps, so that each stretch's examples are few enough bytes."""
-        most, ends, held = self._most(), [], 0
+        most, ends, held = self._most(int(counts[0])), [], 0
         for t, count in enumerate(counts.tolist()):
             if held and held + count > most:
                 ends.append(t)
@@ -161,10 +165,13 @@ class Wave:
             held += count
         return [*ends, len(counts)]
 
-    def _most(self) -> int:
-        """Batches in a stretch."""
+    def _most(self, lanes: int) -> int:
+        """Batches in a stretch of so many lanes."""
         example: int = sum(c.element_size() * max(1, c[:1].numel()) for c in tree.values(self.columns))
-        return max(1, (STRETCH if self.device.type == "cpu" else LONG_STRETCH) // (example * self.size))
+        size = example * self.size
+        if self.device.type != "cpu":
+            return max(1, LONG_STRETCH // size)
+        return max(1, STRETCH // size, min(STEPS * lanes, 4 * STRETCH // size))
 
     def _stretch(self, rows: np.ndarray, sizes: np.ndarray, counts: list[int]) -> Stretch:
         """Steps whose batches' rows are [Σ n_t, B]."""
