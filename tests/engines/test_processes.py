@@ -33,6 +33,7 @@ from insitu.core.types import Answer, ByClient, Failure, Folded, Task
 from insitu.data.clients import Clients
 from insitu.engines.inline import Inline
 from insitu.engines.processes import Processes, shared
+from insitu.engines.processes.hand import Hand
 from insitu.engines.processes.pack import Packed, pack, unpack
 from insitu.engines.processes.session import ProcessesSession
 from insitu.engines.processes.shared import Shelf, mapped
@@ -743,6 +744,19 @@ def started(tmp_path: Path, trouble: str, watch: str = "pass") -> tuple[subproce
 def forked(tmp_path: Path) -> set[int]:
     """Children that are no workers."""
     return {int(path.suffix[1:]) for path in tmp_path.glob("forked.*")}
+
+
+def test_a_worker_whose_parent_was_gone_before_it_was_up_ends(monkeypatch):
+    """Its channel is held open, by another process for all it knows."""
+    shelf = Shelf([])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", os.getppid)  # whoever it was, it is not the worker's parent any more
+        hand = Hand(shelf)
+    try:
+        assert until(hand.ended, 30)
+    finally:
+        hand.bury()
+        shelf.close()
 
 
 def test_workers_vanish_with_a_parent_that_is_killed(tmp_path):

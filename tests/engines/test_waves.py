@@ -335,8 +335,9 @@ def job(size, work, client):
     steps=st.none() | st.integers(1, 7),
     pad=st.booleans(),
     stretch=st.sampled_from([1, 100, 4 * 2**20]),
+    least=st.integers(0, 3),
 )
-def test_turns_are_the_batches_of_a_loop(sizes, batch_size, epochs, steps, pad, stretch):
+def test_turns_are_the_batches_of_a_loop(sizes, batch_size, epochs, steps, pad, stretch, least):
     """Each lane's batches in the order of its own plan, at every step, whatever stretches they are gathered in."""
     work = (batch_size, None if steps else epochs, steps)
     jobs = [job(size, work, str(i)) for i, size in enumerate(sizes)]
@@ -346,6 +347,7 @@ def test_turns_are_the_batches_of_a_loop(sizes, batch_size, epochs, steps, pad, 
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("insitu.engines.vectorized.wave.STRETCH", stretch)
+        patch.setattr("insitu.engines.vectorized.wave.STEPS", least)
         examples = Joined({str(i): part for i, part in enumerate(columns)})
         wave = Wave(jobs, examples, batch_size, torch.device("cpu"), Shelf())
         owners = [j.dropout - 100 for j in wave.jobs]

@@ -40,11 +40,12 @@ class Bench:
 
     def work(self, order: Order, wanted: Callable[[], bool]) -> Done:
         """Works a block off, as long as it is wanted. Raises what the inner engine raises; then call ``reopen``."""
-        tasks = order.tasks
-        if order.message is not None:
+        if order.message is None:
+            tasks = order.tasks.apart()
+        else:
             number, message = self._message
             assert number == order.message
-            tasks = [replace(task, message=message) for task in tasks]
+            tasks = order.tasks.apart(message=message)
         self._memories.clear()
         self._memories.update(order.memories)
         # A block knows what the blocks before it found out, not what this worker happened to do before.

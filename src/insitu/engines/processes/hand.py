@@ -20,8 +20,8 @@ from insitu.engines.processes.shared import Shelf
 # Run with -P and the parent's own path: what is importable there is importable here, and nothing else is. With -m, a
 # file named like a library in the working directory would be imported in its place.
 _START = (
-    "import sys; channel, shelf, *sys.path = sys.argv[1:];"
-    " from insitu.engines.processes.worker import main; main(int(channel), int(shelf))"
+    "import sys; channel, shelf, parent, *sys.path = sys.argv[1:];"
+    " from insitu.engines.processes.worker import main; main(int(channel), int(shelf), int(parent))"
 )
 _ONE_THREAD = (
     "OMP_NUM_THREADS",
@@ -112,8 +112,9 @@ def _started(channel: int, shelf: int) -> subprocess.Popen[str]:
         raise OSError("sys.executable does not say which Python this is")
     path = [str(entry) or os.getcwd() for entry in sys.path]
     warnings = [f"-W{option}" for option in sys.warnoptions]
+    given = [str(channel), str(shelf), str(os.getpid())]
     return subprocess.Popen(
-        [sys.executable, "-P", "-u", "-Xfaulthandler", *warnings, "-c", _START, str(channel), str(shelf), *path],
+        [sys.executable, "-P", "-u", "-Xfaulthandler", *warnings, "-c", _START, *given, *path],
         pass_fds=(channel, shelf),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

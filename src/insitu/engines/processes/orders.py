@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from insitu.core.types import Answer, Failure, Folded, Population, Task
+from insitu.core.types import Answer, Failure, Folded, Population, Report, Task
+from insitu.engines.processes.alike import Alike, alike
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Order:
-    """Down: a block of tasks, and the memories of its clients.
+    """Down: a block of tasks, and the memories of those of its clients that have one.
 
     message  the number of the message that all tasks share and that went before, once a worker and round; their own is
              then empty. None: each task has its own
@@ -40,7 +41,7 @@ class Order:
     alone    whether it is one client at its own pace, whose answer is wanted whatever else is cancelled
     """
 
-    tasks: Sequence[Task]
+    tasks: Alike[Task]
     memories: Mapping[str, Any]
     message: int | None
     choices: Mapping[str, Any]
@@ -55,6 +56,26 @@ class Done:
     items: Sequence[Answer | Folded | Failure]
     choices: Mapping[str, Any]
     notices: Sequence[str] = ()
+
+    def flat(self) -> Flat:
+        """As it travels: a block's reports as columns."""
+        folded = [item for item in self.items if isinstance(item, Folded)]
+        bare = [replace(item, reports=()) if isinstance(item, Folded) else item for item in self.items]
+        return Flat(replace(self, items=bare), [alike(item.reports) for item in folded])
+
+
+@dataclass(frozen=True)
+class Flat:
+    """Up: a Done whose ``Folded`` have lent their reports, in their order."""
+
+    done: Done
+    reports: Sequence[Alike[Report]]
+
+    def whole(self) -> Done:
+        """The Done that it was."""
+        reports = iter(self.reports)
+        items = [replace(x, reports=next(reports).apart()) if isinstance(x, Folded) else x for x in self.done.items]
+        return replace(self.done, items=items)
 
 
 @dataclass(frozen=True)

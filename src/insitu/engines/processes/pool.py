@@ -9,7 +9,7 @@ from typing import Any
 from insitu.core.errors import EngineError
 from insitu.engines.processes.channel import Frame, Tag
 from insitu.engines.processes.hand import Hand, bury_all
-from insitu.engines.processes.orders import Done, Load, Lost, Ready
+from insitu.engines.processes.orders import Done, Flat, Load, Lost, Ready
 from insitu.engines.processes.pack import Packed, pack, unpack, unpicklable
 from insitu.engines.processes.shared import Shelf
 
@@ -154,6 +154,7 @@ def _packed(load: Load) -> Packed:
 def _read(frame: Frame) -> Done | Lost:
     try:
         told = unpack(frame.packed)
+        told = told.whole() if isinstance(told, Flat) else told
     except Exception as error:
         return Lost(f"EngineError: a worker's answer cannot be read here ({type(error).__name__}: {error})", "")
     assert isinstance(told, (Done, Lost))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import count
 from typing import Any
 
 from insitu.core import spans
 from insitu.core.protocols import Session, Setting
 from insitu.core.types import Answer, Failure, Folded, LooksAhead, Task
+from insitu.engines.processes.alike import Alike, alike
 from insitu.engines.processes.channel import Frame, Tag
 from insitu.engines.processes.hand import Hand
 from insitu.engines.processes.line import Block, Line, places, told
@@ -131,9 +131,8 @@ class ProcessesSession:
         line.take(block.number, Done(items, choices), self._version)
 
     def _hand_out(self, hand: Hand, block: Block, after: Block | None) -> None:
-        memories = {task.client: self.setting.memories.get(task.client) for task in block.tasks}
         tasks, message = self._without_message(hand, block.tasks)
-        order = Order(tasks, memories, message, self._inner_choices(), places(after))
+        order = Order(tasks, self._memories(block.tasks), message, self._inner_choices(), places(after))
         block.version = self._version
         hand.blocks.append(block.number)
         self._last = max(self._last, block.number)
@@ -142,26 +141,32 @@ class ProcessesSession:
     def _hand_out_started(self) -> None:
         """A client to each worker that has nothing to do."""
         for hand, task in self._started.pairs(self._pool.free()):
-            memories = {task.client: self.setting.memories.get(task.client)}
-            (bare,), message = self._without_message(hand, [task])
-            order = Order([bare], memories, message, self._inner_choices(), alone=True)
+            tasks, message = self._without_message(hand, [task])
+            order = Order(tasks, self._memories([task]), message, self._inner_choices(), alone=True)
             number = next(self._numbers)
             self._started.handed(number, task)
             hand.blocks.append(number)
             hand.post(Frame(Tag.BLOCK, number, pack(order)))
 
-    def _without_message(self, hand: Hand, tasks: Sequence[Task]) -> tuple[Sequence[Task], int | None]:
+    def _memories(self, tasks: Sequence[Task]) -> dict[str, Any]:
+        """Those that there are: of most methods none."""
+        if not self.setting.memories:
+            return {}
+        found = {task.client: self.setting.memories.get(task.client) for task in tasks}
+        return {client: memory for client, memory in found.items() if memory is not None}
+
+    def _without_message(self, hand: Hand, tasks: Sequence[Task]) -> tuple[Alike[Task], int | None]:
         """A message that all tasks share is packed once a round, and sent once a worker and round."""
         message = tasks[0].message
         if any(task.message is not message for task in tasks):
-            return tasks, None
+            return alike(tasks), None
         if self._shared is None or self._shared[0] is not message:
             self._shared = message, Frame(Tag.MESSAGE, next(self._numbers), pack(message))
         frame = self._shared[1]
         if hand.message != frame.number:
             hand.post(frame)
             hand.message = frame.number
-        return [replace(task, message={}) for task in tasks], frame.number
+        return alike(tasks, message={}), frame.number
 
     def _learn(self, block: Block, line: Line) -> None:
         """What an inner engine finds out about itself with its first block holds for all workers and the blocks after.

@@ -6,6 +6,7 @@ It lives as long as its parent's end of the channel: a parent that dies, however
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import queue
 import select
@@ -31,11 +32,11 @@ GRACE = 1.0
 class Inbox:
     """What the parent says, received by a thread, so that a cancellation or the parent's death is seen during work."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, parent: int) -> None:
+        """``parent``: its process id, as it gave it: it may be gone by now."""
         self.cancelled = 0
         """Blocks up to this number are no longer wanted."""
-        self._channel = channel
-        self._parent = os.getppid()
+        self._channel, self._parent = channel, parent
         self._frames: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -56,7 +57,7 @@ class Inbox:
         os._exit(0)  # still busy with a block that nobody waits for
 
     def _parent_is_there(self) -> bool:
-        """True as soon as there is something to receive; False where the parent is another one than it was."""
+        """True as soon as there is something to receive; False where the parent is another one than the one given."""
         poll = select.poll()
         poll.register(self._channel, select.POLLIN)
         while not poll.poll(LOOK_UP * 1000):
@@ -92,9 +93,9 @@ class Outbox:
 class Worker:
     """Does what the parent's frames say."""
 
-    def __init__(self, channel: Channel, shelf: int) -> None:
+    def __init__(self, channel: Channel, shelf: int, parent: int) -> None:
         self._shelf = shelf
-        self._inbox, self._outbox = Inbox(channel), Outbox(channel)
+        self._inbox, self._outbox = Inbox(channel, parent), Outbox(channel)
         self._load: Load | None = None
         self._bench: Bench | None = None
 
@@ -113,6 +114,7 @@ class Worker:
         try:
             if frame.tag is Tag.LOAD:
                 self._load = self._unshelved(frame.packed)
+                gc.freeze()  # libraries, plan and clients stay: looking for garbage in them takes a tenth of a second
             elif frame.tag is Tag.OPEN and self._load:
                 self._bench = Bench(self._load, adopt(frame.packed))
                 self._outbox.put(Frame(Tag.READY, 0, pack(self._bench.ready())))
@@ -135,7 +137,7 @@ class Worker:
             order = adopt(frame.packed)
             assert order is not None
             assert self._bench is not None
-            return pack(self._bench.work(order, lambda: self._inbox.cancelled < frame.number))
+            return pack(self._bench.work(order, lambda: self._inbox.cancelled < frame.number).flat())
         except BaseException as error:  # SystemExit as well: a client's code may call sys.exit
             text, trace = f"{type(error).__name__}: {error}", traceback.format_exc()
             if order is not None and self._bench is not None:
@@ -143,8 +145,8 @@ class Worker:
             return pack(Lost(text, trace))
 
 
-def main(descriptor: int, shelf: int) -> None:
-    """A worker's life, on one end of a channel and the file of shared arrays, both inherited."""
+def main(descriptor: int, shelf: int, parent: int) -> None:
+    """A worker's life, on one end of a channel and the file of shared arrays, both inherited from this process."""
     for inherited in (descriptor, shelf):
         os.set_inheritable(inherited, False)  # what clients' code starts must not keep the channel open
-    Worker(Channel(socket.socket(fileno=descriptor)), shelf).live()
+    Worker(Channel(socket.socket(fileno=descriptor)), shelf, parent).live()
