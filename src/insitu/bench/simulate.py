@@ -23,8 +23,10 @@ from insitu.core import checks
 from insitu.core.errors import EngineError, PlanError
 from insitu.rounds.cohort import Uniform
 
-ROUNDS = {"lr": 30, "mlp": 20, "cnn": 4, "lstm": 5}
+ROUNDS = {"lr": 60, "mlp": 24, "cnn": 3, "lstm": 3}
 """Paired rounds by model, where none are given: half a minute to three minutes each."""
+WARMUP = {"lr": 120, "mlp": 24, "cnn": 2, "lstm": 2}
+"""Rounds before those, where none are given: in short rounds it takes as many until the worker processes have joined."""
 ROW = {"lr": 10, "mlp": 4}
 """Rounds in a row before it is the other's turn, where they are short: between two rounds of a run nobody else empties
 the caches, and a process that waits a tenth of a second for each of its rounds takes half as long again for it."""
@@ -37,7 +39,7 @@ class Settings:
     """What is measured and how long.
 
     rounds    paired rounds; None: by model
-    warmup    rounds of each before those, the first of which starts everything
+    warmup    rounds of each before those, the first of which starts everything; None: by model
     planned   the rounds that insitu is told the run will have, on which its choices depend
     engine    insitu's, by name with its ``options``; None: what it chooses by itself
     clients   fewer clients than the workload's (for a quick look), of which ``cohort`` take part
@@ -47,7 +49,7 @@ class Settings:
 
     models: Sequence[str] = tuple(models.MODELS)
     rounds: int | None = None
-    warmup: int = 2
+    warmup: int | None = None
     planned: int = 500
     engine: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -59,15 +61,18 @@ class Settings:
     def __post_init__(self) -> None:
         for name in self.models:
             models.make(name)
-        checks.count(warmup=self.warmup)
         checks.count(cohort=self.cohort)
-        for name in ("rounds", "clients"):
+        for name in ("rounds", "warmup", "clients"):
             if getattr(self, name) is not None:
                 checks.count(**{name: getattr(self, name)})
         for name in self.models:
-            needed = self.warmup + (self.rounds or ROUNDS[name]) + 1
+            needed = self.before(name) + (self.rounds or ROUNDS[name]) + 1
             if self.planned < needed:
                 raise PlanError(f"planned={self.planned} rounds end before the {needed} that are measured: plan more")
+
+    def before(self, name: str) -> int:
+        """Rounds of this model that are not counted."""
+        return self.warmup or WARMUP[name]
 
 
 def simulate(settings: Settings, say: Say) -> dict[str, Any]:
@@ -99,7 +104,7 @@ def simulate(settings: Settings, say: Say) -> dict[str, Any]:
 
 def one_model(name: str, data: Workload, rounds: int, settings: Settings, say: Say) -> dict[str, Any]:
     """Paired rounds of one model, and its floor."""
-    cohort = Uniform(data.cohort)
+    cohort, before = Uniform(data.cohort), settings.before(name)
     with ExitStack() as stack:
         entrants = []
         folder = stack.enter_context(tempfile.TemporaryDirectory()) if settings.cold else None
@@ -112,12 +117,12 @@ def one_model(name: str, data: Workload, rounds: int, settings: Settings, say: S
                 say(f"  {child.name} is left out: {error}")
                 continue
             with PeakMemory(child.pid) as memory:
-                for number in range(1, settings.warmup + 1):
+                for number in range(1, before + 1):
                     child.round(number, cohort.sample(len(data), 0, number).tolist())
             child.peak = memory.peak
             say(f"  {child.name}: ready after {child.setup:.1f} s, first round {child.seconds[0]:.1f} s")
         steps, row = [], min(rounds, ROW.get(name, 1))
-        numbers = range(settings.warmup + 1, settings.warmup + rounds + 1)
+        numbers = range(before + 1, before + rounds + 1)
         for turn, at in enumerate(range(0, rounds, row)):
             asked = [(number, cohort.sample(len(data), 0, number)) for number in numbers[at : at + row]]
             steps += [data.steps(places) for _, places in asked]
@@ -125,7 +130,7 @@ def one_model(name: str, data: Workload, rounds: int, settings: Settings, say: S
             for child in entrants[::-1] if turn % 2 else entrants:
                 for number, places in asked:
                     child.round(number, places.tolist())
-        last = settings.warmup + rounds + 1
+        last = before + rounds + 1
         for child in entrants:  # untimed, because looking at memory costs time
             with PeakMemory(child.pid) as memory:
                 child.round(last, cohort.sample(len(data), 0, last).tolist(), count=False)
@@ -136,7 +141,7 @@ def one_model(name: str, data: Workload, rounds: int, settings: Settings, say: S
             "steps": float(np.mean(steps)), "parameters": floor.COUNTS[name].parameters,
             "floor": floor.measured(name),
             "row": row,
-            "entrants": {child.name: _figures(child, yardstick, settings.warmup, steps, row) for child in entrants},
+            "entrants": {child.name: _figures(child, yardstick, before, steps, row) for child in entrants},
         }  # fmt: skip
 
 

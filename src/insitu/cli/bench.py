@@ -22,7 +22,7 @@ RESULT = Path("runs/bench-simulate.json")
 def simulate(
     models: Annotated[str, typer.Option(metavar="NAME,…", help="Of lr, mlp, cnn, lstm.")] = "lr,mlp,cnn,lstm",
     rounds: Annotated[int | None, typer.Option(help="Paired rounds; by model if not given.")] = None,
-    warmup: Annotated[int, typer.Option(help="Rounds before those, not counted.")] = 2,
+    warmup: Annotated[int | None, typer.Option(help="Rounds before those, not counted; by model otherwise.")] = None,
     planned: Annotated[int, typer.Option(help="Rounds that insitu is told the run will have.")] = 500,
     engine: Annotated[str | None, typer.Option(help="insitu's engine; by itself if not given.")] = None,
     settings: Annotated[
@@ -45,7 +45,11 @@ def simulate(
     chosen |= {"planned": planned, **(QUICK if quick else {}), "engine": engine, "cold": cold}
     chosen |= {"options": _options(settings or [], engine), "peers": dict(map(_peer, peer or []))}
     words = ["insitu bench simulate", "--quick" if quick else f"--models {models}"]
-    words += [f"--{name} {value}" for name, value in (("rounds", rounds), ("engine", engine)) if value is not None]
+    words += [
+        f"--{name} {value}"
+        for name, value in (("rounds", rounds), ("warmup", warmup), ("engine", engine))
+        if value is not None
+    ]
     words += [f"--set {shlex.quote(one)}" for one in settings or []]
     words += [f"--peer {one.partition('=')[0]}=…" for one in peer or []] + ["--cold"] * cold
     _simulate(chosen, output, against, " ".join(words) if markdown else None)
