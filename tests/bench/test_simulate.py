@@ -86,8 +86,15 @@ def test_multiples_of_the_floor():
 
 
 def test_a_plan_that_ends_before_what_is_measured_is_refused():
-    with pytest.raises(PlanError, match="planned=5 rounds end before the 13"):
-        Settings(models=("lr",), rounds=10, planned=5)
+    with pytest.raises(PlanError, match="planned=5 rounds end before the 13 that"):
+        Settings(models=("lr",), rounds=10, warmup=2, planned=5)
+    assert Settings(models=("lr",), rounds=10, warmup=2, planned=13).before("lr") == 2
+
+
+def test_rounds_that_are_not_counted_are_chosen_by_model():
+    with pytest.raises(PlanError, match="planned=130 rounds end before the 131 that"):
+        Settings(models=("cnn", "lr"), rounds=10, planned=130)
+    assert Settings(models=("lr",)).before("lr") > Settings(models=("cnn",)).before("cnn")
 
 
 @LINUX

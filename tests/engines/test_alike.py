@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from insitu.core.types import Folded, Report
+from insitu.core.types import Answer, Failure, Folded, Report, Task, Update
 from insitu.engines.processes.alike import alike
 from insitu.engines.processes.channel import _AT_ONCE, Channel, Frame, Tag
 from insitu.engines.processes.orders import Done
@@ -55,8 +55,14 @@ def test_what_all_objects_share_is_there_once():
 
 def test_reports_find_their_block_again():
     """A Done lends its reports to columns, block by block."""
-    reports = [[Report(f"{b}{i}", i, {"loss": b + i / 3}, 8 * i) for i in range(n)] for b, n in enumerate((3, 1, 4))]
-    done = Done([Folded(b, {"sum": b}, own) for b, own in enumerate(reports)], {"lanes": 2}, ["told"])
+    reports = [
+        [Report(f"{b}{i}", i, {"loss": b + i / 3}, 8 * i, {"own": i} if i == b else None) for i in range(n)]
+        for b, n in enumerate((3, 1, 4))
+    ]
+    folded = [Folded(b, {"sum": b}, own) for b, own in enumerate(reports)]
+    task = Task("run", 1, 0, "train", "x", {}, 7)
+    others = [Failure("lost", 9, 0, "why", "where"), Answer(task, Update({"shared": 1}, {"shared": 2.0}))]
+    done = Done([others[0], folded[0], folded[1], others[1], folded[2]], {"lanes": 2}, ["told"])
     assert unpack(pack(done.flat())).whole() == done
 
 

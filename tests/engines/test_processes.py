@@ -754,6 +754,7 @@ def test_a_worker_whose_parent_was_gone_before_it_was_up_ends(monkeypatch):
         hand = Hand(shelf)
     try:
         assert until(hand.ended, 30)
+        assert hand.bury() == "ended with exit code 0", hand.last_words()
     finally:
         hand.bury()
         shelf.close()

@@ -239,6 +239,25 @@ def test_a_sum_that_fails_costs_its_clients_by_name(monkeypatch):
     assert sorted(item.client for item in items) == sorted(str(i) for i in range(14))
 
 
+def test_a_block_that_cannot_be_copied_costs_its_clients_by_name(monkeypatch):
+    """Two blocks stand in the lanes, and there is no room for a copy of the second."""
+    from insitu.engines.vectorized.lanes import Finished
+
+    whole = Finished.of_block
+
+    def short(self, block, shelf):
+        if block == 1:
+            raise MemoryError("no room")
+        return whole(self, block, shelf)
+
+    monkeypatch.setattr(Finished, "of_block", short)
+    items = updates((FEDAVG, learner()))
+    lost = [item for item in items if isinstance(item, Failure)]
+    assert sorted(item.client for item in lost) == sorted(str(i) for i in range(7, 14))
+    assert all("no room" in item.error for item in lost)
+    assert [item.block for item in items if not isinstance(item, Failure)] == [0]
+
+
 # ------------------------------------------------------------ lanes that do not fit
 
 
@@ -325,6 +344,22 @@ def job(size, work, client):
     carry = {"shared": {"w": leaf}, "personal": {}}
     task, client = SimpleNamespace(client=client), SimpleNamespace(data=data)
     return SimpleNamespace(task=task, client=client, batches=plan, carry=carry, dropout=int(task.client) + 100)
+
+
+@pytest.mark.parametrize(
+    ("lanes", "steps"),
+    [(1, [20]), (2, [12, 8]), (3, [8, 8, 4]), (6, [8, 8, 4]), (12, [8, 8, 4]), (24, [4] * 5), (200, [1] * 20)],
+)
+def test_how_many_steps_are_gathered_at_a_time(monkeypatch, lanes, steps):
+    """So many bytes; eight steps where those are more, up to four times the bytes; one step in any case."""
+    monkeypatch.setattr(
+        "insitu.engines.vectorized.wave.STRETCH", 24 * 5 * 16
+    )  # 24 batches of five examples of two numbers
+    jobs = [job(100, (5, 1, None), str(i)) for i in range(lanes)]
+    columns = {str(i): {"x": torch.zeros(100, dtype=torch.float64), "y": torch.zeros(100).long()} for i in range(lanes)}
+    wave = Wave(jobs, Joined(columns), 5, torch.device("cpu"), Shelf())
+    assert [len(stretch.counts) for stretch in wave.stretches()] == steps
+    assert wave.steps_in_a_stretch(lanes) == steps[0]
 
 
 @settings(max_examples=60, deadline=None)

@@ -26,7 +26,7 @@ from insitu.rounds.cohort import Uniform
 ROUNDS = {"lr": 60, "mlp": 24, "cnn": 3, "lstm": 3}
 """Paired rounds by model, where none are given: half a minute to three minutes each."""
 WARMUP = {"lr": 120, "mlp": 24, "cnn": 2, "lstm": 2}
-"""Rounds before those, where none are given: where rounds are short, as many until the worker processes have joined."""
+"""Rounds before those, where none are given. Where rounds are short: some seconds, in which worker processes join."""
 ROW = {"lr": 10, "mlp": 4}
 """Rounds in a row before it is the other's turn, where they are short: between two rounds of a run nobody else empties
 the caches, and a process that waits a tenth of a second for each of its rounds takes half as long again for it."""
@@ -68,7 +68,7 @@ class Settings:
         for name in self.models:
             needed = self.before(name) + (self.rounds or ROUNDS[name]) + 1
             if self.planned < needed:
-                raise PlanError(f"planned={self.planned} rounds end before the {needed} that are measured: plan more")
+                raise PlanError(f"planned={self.planned} rounds end before the {needed} that are run: plan more")
 
     def before(self, name: str) -> int:
         """Rounds of this model that are not counted."""

@@ -29,7 +29,7 @@ class Alike(Generic[T]):
 
 
 def alike(objects: Sequence[T], **others: Any) -> Alike[T]:
-    """One object or more as columns, with other values of the fields that are named."""
+    """One object or more (none is an IndexError) as columns, with other values of the fields that are named."""
     first = vars(objects[0])
     same, each = dict(others), {}
     for name in first.keys() - others.keys():

@@ -66,7 +66,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Flat:
-    """Up: a Done whose ``Folded`` have lent their reports, in their order."""
+    """Up: a Done whose ``Folded`` are without their reports, which stand beside it in the same order."""
 
     done: Done
     reports: Sequence[Alike[Report]]

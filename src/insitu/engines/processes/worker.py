@@ -114,6 +114,7 @@ class Worker:
         try:
             if frame.tag is Tag.LOAD:
                 self._load = self._unshelved(frame.packed)
+                gc.collect()
                 gc.freeze()  # libraries, plan and clients stay: looking for garbage in them takes a tenth of a second
             elif frame.tag is Tag.OPEN and self._load:
                 self._bench = Bench(self._load, adopt(frame.packed))
@@ -146,7 +147,7 @@ class Worker:
 
 
 def main(descriptor: int, shelf: int, parent: int) -> None:
-    """A worker's life, on one end of a channel and the file of shared arrays, both inherited from this process."""
+    """A worker's life, on one end of a channel and the file of shared arrays, inherited from process ``parent``."""
     for inherited in (descriptor, shelf):
         os.set_inheritable(inherited, False)  # what clients' code starts must not keep the channel open
     Worker(Channel(socket.socket(fileno=descriptor)), shelf, parent).live()

@@ -18,7 +18,7 @@ import torch
 from insitu.core import remembered, tree
 from insitu.core.protocols import Setting
 from insitu.engines.vectorized.lanes import Lanes
-from insitu.engines.vectorized.wave import Wave
+from insitu.engines.vectorized.wave import STEPS, STRETCH, Wave
 from insitu.rounds.blocks import cohort_size, packed
 
 SHARE = 0.02
@@ -86,6 +86,7 @@ def settled(lanes: Lanes, wave: Wave, setting: Setting, choices: Mapping[str, An
         model=setting.plan.learner.config(), method=setting.plan.algorithm.config(), step=lanes.kind,
         batch=wave.size, examples=form_of(wave), device=_device_name(lanes.device), torch=torch.__version__,
         threads=torch.get_num_threads(), cohort=[len(block) for block in blocks],
+        gathered=(STRETCH, STEPS),
     )  # fmt: skip
     known = remembered.recall(name) or {}
     if not isinstance(known.get("lanes"), int) and (found := _chosen_lanes(lanes, wave, setting, blocks)):

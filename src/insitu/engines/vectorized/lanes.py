@@ -32,12 +32,13 @@ class Finished:
     message: Any
 
     def of_block(self, block: int, shelf: Shelf) -> Finished:
-        """Those of one block. What they end with is copied to memory that the next block's takes."""
+        """Those of one block. What is summed of them is copied to memory that the next block's takes."""
         places = [k for k, job in enumerate(self.jobs) if job.task.block == block]
         if len(places) == len(self.jobs):
             return self
-        index = torch.tensor(places, device=next(iter(self.end["sums"].values())).device)
-        return Finished([self.jobs[k] for k in places], _picked(self.end, index, shelf, "block"), self.message)
+        summed = {name: self.end[name] for name in ("shared", "sums")}
+        index = torch.tensor(places, device=next(iter(summed["sums"].values())).device)
+        return Finished([self.jobs[k] for k in places], _picked(summed, index, shelf, "block"), self.message)
 
 
 class Lanes:

@@ -226,12 +226,11 @@ class VectorizedSession:
     def _finish(self, finished: Finished, sums: Sums) -> Iterator[Told]:
         if not self.apart and finished.message is not None and can_fold_together(self.plan, finished):
             for block in dict.fromkeys(job.task.block for job in finished.jobs):
-                part = finished.of_block(block, self._shelf)
                 try:
                     with spans.span("fold", "updates"):
-                        refused = sums[block].add_all(part)
+                        refused = sums[block].add_all(finished.of_block(block, self._shelf))
                 except Exception as error:
-                    refused = [failure(job.task, error) for job in part.jobs]
+                    refused = [failure(job.task, error) for job in finished.jobs if job.task.block == block]
                 yield from refused
             return
         for k, job in enumerate(finished.jobs):

@@ -22,12 +22,14 @@ from insitu.engines.vectorized.examples import Examples, Shelf, sent
 STRETCH = 4 * 2**20
 """Bytes of examples that are gathered at a time, so far as one step does not need more: they stay in the cache."""
 
-STEPS = 8
-"""Steps that are gathered at a time in any case, up to four times as many bytes: what is done once a stretch takes
-some steps' time where models are small and lanes many."""
-
 LONG_STRETCH = 64 * 2**20
 """The same on a GPU, whose memory is as fast as a processor's cache, and which is asked as seldom as may be."""
+
+STEPS = 8
+"""Steps that are gathered at a time on a CPU even where they are more bytes than STRETCH, up to four times as many.
+
+Where lanes are many and models small, what is done once a stretch takes as long as some steps.
+"""
 
 
 @dataclass(frozen=True)
