@@ -352,9 +352,8 @@ def job(size, work, client):
 )
 def test_how_many_steps_are_gathered_at_a_time(monkeypatch, lanes, steps):
     """So many bytes; eight steps where those are more, up to four times the bytes; one step in any case."""
-    monkeypatch.setattr(
-        "insitu.engines.vectorized.wave.STRETCH", 24 * 5 * 16
-    )  # 24 batches of five examples of two numbers
+    batch = 5 * (8 + 8)  # bytes of five examples, a number and a label each
+    monkeypatch.setattr("insitu.engines.vectorized.wave.STRETCH", 24 * batch)
     jobs = [job(100, (5, 1, None), str(i)) for i in range(lanes)]
     columns = {str(i): {"x": torch.zeros(100, dtype=torch.float64), "y": torch.zeros(100).long()} for i in range(lanes)}
     wave = Wave(jobs, Joined(columns), 5, torch.device("cpu"), Shelf())

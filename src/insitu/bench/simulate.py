@@ -23,13 +23,13 @@ from insitu.core import checks
 from insitu.core.errors import EngineError, PlanError
 from insitu.rounds.cohort import Uniform
 
-ROUNDS = {"lr": 60, "mlp": 24, "cnn": 3, "lstm": 3}
+ROUNDS = {"lr": 60, "mlp": 24, "cnn": 4, "lstm": 5}
 """Paired rounds by model, where none are given: half a minute to three minutes each."""
 WARMUP = {"lr": 120, "mlp": 24, "cnn": 2, "lstm": 2}
 """Rounds before those, where none are given. Where rounds are short: some seconds, in which worker processes join."""
 ROW = {"lr": 10, "mlp": 4}
 """Rounds in a row before it is the other's turn, where they are short: between two rounds of a run nobody else empties
-the caches, and a process that waits a tenth of a second for each of its rounds takes half as long again for it."""
+the caches, and a process that waits for another after each of its rounds takes half as long again for it."""
 
 Say = Callable[[str], None]
 

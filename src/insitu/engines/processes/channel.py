@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -59,10 +58,10 @@ class Channel:
 
     def post(self, frame: Frame) -> None:
         """Sends what was packed before."""
-        parts: Sequence[Any] = [frame.packed.head, *frame.packed.buffers]
-        sizes = struct.pack(f"<{len(parts)}Q", *(memoryview(part).nbytes for part in parts))
+        parts = [memoryview(part).cast("B") for part in (frame.packed.head, *frame.packed.buffers)]
+        sizes = struct.pack(f"<{len(parts)}Q", *(part.nbytes for part in parts))
         head = _HEADER.pack(frame.tag, len(parts), frame.number) + sizes
-        self._send([memoryview(part).cast("B") for part in (head, *parts) if memoryview(part).nbytes])
+        self._send_all([memoryview(head), *(part for part in parts if part.nbytes)])
 
     def receive(self) -> Frame:
         """The next frame, as soon as all of it is here."""
@@ -75,7 +74,7 @@ class Channel:
         """Lets go of this end: the other end's next ``receive`` raises EOFError."""
         self._socket.close()
 
-    def _send(self, parts: list[memoryview]) -> None:
+    def _send_all(self, parts: list[memoryview]) -> None:
         """All of them, none of which is empty, in as few calls as can be: each wakes whoever reads."""
         while parts:
             sent = self._socket.sendmsg(parts[:_AT_ONCE])

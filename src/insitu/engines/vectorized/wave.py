@@ -170,10 +170,10 @@ class Wave:
     def _most(self, lanes: int) -> int:
         """Batches in a stretch of so many lanes."""
         example: int = sum(c.element_size() * max(1, c[:1].numel()) for c in tree.values(self.columns))
-        size = example * self.size
+        batch = example * self.size
         if self.device.type != "cpu":
-            return max(1, LONG_STRETCH // size)
-        return max(1, STRETCH // size, min(STEPS * lanes, 4 * STRETCH // size))
+            return max(1, LONG_STRETCH // batch)
+        return max(1, STRETCH // batch, min(STEPS * lanes, 4 * STRETCH // batch))
 
     def _stretch(self, rows: np.ndarray, sizes: np.ndarray, counts: list[int]) -> Stretch:
         """Steps whose batches' rows are [Σ n_t, B]."""
